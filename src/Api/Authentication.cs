@@ -1,0 +1,189 @@
+using System.Text.Json;
+using CalcomAccounts.Application;
+using CalcomAccounts.Infrastructure;
+using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.Extensions.Options;
+using Microsoft.IdentityModel.JsonWebTokens;
+using Microsoft.IdentityModel.Tokens;
+
+namespace CalcomAccounts.Api;
+
+/// <summary>Which tokens are accepted, and who their bearer is.</summary>
+internal static class Authentication
+{
+    /// <summary>ASP.NET Core's own section for the scheme.</summary>
+    public const string Section = "Authentication:Schemes:Bearer";
+
+    private const string OrganizationClaimKey = "Authentication:OrganizationClaim";
+
+    // What HS256 needs for a key: as long as its hash (RFC 7518, section 3.2).
+    private const int ShortestKeyBytes = 32;
+
+    private static readonly string[] s_asymmetricAlgorithms =
+    [
+        SecurityAlgorithms.RsaSha256, SecurityAlgorithms.RsaSha384, SecurityAlgorithms.RsaSha512,
+        SecurityAlgorithms.RsaSsaPssSha256, SecurityAlgorithms.RsaSsaPssSha384, SecurityAlgorithms.RsaSsaPssSha512,
+        SecurityAlgorithms.EcdsaSha256, SecurityAlgorithms.EcdsaSha384, SecurityAlgorithms.EcdsaSha512,
+    ];
+
+    // A member given twice is refused: RFC 7519, section 4, and the readers before and after us may differ on which counts.
+    private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
+
+    /// <exception cref="StartupException">Issuer, audience or a key source is missing, or makes no sense.</exception>
+    public static void AddJwtAuthentication(this IServiceCollection services, IConfiguration configuration)
+    {
+        var signingKeys = ReadSettings(configuration.GetSection(Section));
+        var organizationClaim = configuration[OrganizationClaimKey] is { Length: > 0 } name ? name : "org_id";
+
+        services.AddAuthorization();
+        services.AddAuthentication(JwtBearerDefaults.AuthenticationScheme).AddJwtBearer(options =>
+        {
+            // Runs after the configuration section was read, and wins over it.
+            options.MapInboundClaims = false;
+            options.IncludeErrorDetails = false;
+            options.SaveToken = false;
+
+            var rules = options.TokenValidationParameters;
+            rules.ValidateIssuer = true;
+            rules.ValidateAudience = true;
+            rules.ValidateLifetime = true;
+            rules.RequireExpirationTime = true;
+            rules.RequireSignedTokens = true;
+            rules.ValidateIssuerSigningKey = true;
+            rules.ClockSkew = TimeSpan.FromSeconds(30);
+            rules.IssuerSigningKeys = signingKeys.Keys;
+
+            // A configured key means HS256 from its own issuer; an authority's keys mean the asymmetric algorithms, so
+            // that no public key ever verifies an HMAC.
+            rules.AlgorithmValidator = (algorithm, key, token, _) => signingKeys.TryGetValue(key, out var issuer)
+                ? algorithm == SecurityAlgorithms.HmacSha256 && (issuer is null || issuer == token.Issuer)
+                : s_asymmetricAlgorithms.Contains(algorithm);
+
+            options.Events = new JwtBearerEvents
+            {
+                OnTokenValidated = async context =>
+                {
+                    var token = (JsonWebToken)context.SecurityToken;
+                    if (await IsSignedAsItsKeySaysAsync(token, context.Options) && ReadCaller(token, organizationClaim) is { } caller)
+                    {
+                        context.HttpContext.Features.Set(caller);
+                    }
+                    else
+                    {
+                        context.Fail("Refused by the service's own rules.");
+                    }
+                },
+                OnChallenge = context =>
+                {
+                    context.Error = context.AuthenticateFailure is null ? null : "invalid_token";
+                    return Task.CompletedTask;
+                },
+            };
+        });
+
+        // AddAuthentication brings data protection, for cookies; nothing here needs its keys, which it would write to disk.
+        services.Remove(services.Single(service => service.ImplementationType?.Name == "DataProtectionHostedService"));
+
+        // A key that the issuer has withdrawn must not live on as a last known good one.
+        services.PostConfigure<JwtBearerOptions>(JwtBearerDefaults.AuthenticationScheme, options =>
+        {
+            if (options.ConfigurationManager is BaseConfigurationManager manager)
+            {
+                manager.UseLastKnownGoodConfiguration = false;
+            }
+        });
+    }
+
+    /// <summary>Builds the scheme's options now rather than with the first request.</summary>
+    /// <exception cref="StartupException">ASP.NET Core refuses the section.</exception>
+    public static void CheckJwtAuthentication(this IServiceProvider services)
+    {
+        try
+        {
+            services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme);
+        }
+        catch (Exception exception) when (exception is InvalidOperationException or ArgumentException or FormatException)
+        {
+            throw new StartupException($"{Section} is not valid: {exception.Message}", exception);
+        }
+    }
+
+    /// <returns>The configured keys, each with the one issuer it may sign for, or null for any.</returns>
+    private static Dictionary<SecurityKey, string?> ReadSettings(IConfigurationSection section)
+    {
+        var issuers = Values(section, "ValidIssuer", "ValidIssuers");
+        var keys = section.GetSection("SigningKeys").GetChildren().ToList();
+        var hasAuthority = section["Authority"] is { Length: > 0 } || section["MetadataAddress"] is { Length: > 0 };
+
+        string[] missing =
+        [
+            .. issuers is [] && !hasAuthority ? [$"{Section}:ValidIssuer"] : Array.Empty<string>(),
+            .. Values(section, "ValidAudience", "ValidAudiences") is [] ? [$"{Section}:ValidAudience"] : Array.Empty<string>(),
+            .. keys is [] && !hasAuthority ? [$"{Section}:Authority or {Section}:SigningKeys"] : Array.Empty<string>(),
+        ];
+        return missing is []
+            ? keys.ToDictionary(ReadSigningKey, key => ReadIssuer(key, issuers))
+            : throw new StartupException($"not configured: {string.Join(", ", missing)}");
+    }
+
+    private static List<string> Values(IConfigurationSection section, string one, string many) =>
+        [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(value => value is not "")];
+
+    private static SecurityKey ReadSigningKey(IConfigurationSection key)
+    {
+        var bytes = new byte[(key["Value"]?.Length ?? 0)];
+        return Convert.TryFromBase64String(key["Value"] ?? "", bytes, out var length) && length >= ShortestKeyBytes
+            ? new SymmetricSecurityKey(bytes[..length])
+            : throw new StartupException($"{key.Path}:Value has to be the base64 of at least {ShortestKeyBytes} bytes");
+    }
+
+    private static string? ReadIssuer(IConfigurationSection key, List<string> issuers) =>
+        key["Issuer"] is not { Length: > 0 } issuer ? null
+        : issuers.Contains(issuer) ? issuer
+        : throw new StartupException($"{key.Path}:Issuer is not among {Section}:ValidIssuers");
+
+    // An authority may say of a key which algorithm it is for (RFC 7517, section 4.4).
+    private static async Task<bool> IsSignedAsItsKeySaysAsync(JsonWebToken token, JwtBearerOptions options)
+    {
+        if (token.SigningKey is SymmetricSecurityKey || options.ConfigurationManager is null)
+        {
+            return true;
+        }
+
+        var configuration = await options.ConfigurationManager.GetConfigurationAsync(CancellationToken.None);
+        return configuration.JsonWebKeySet.Keys.All(
+            key => key.KeyId != token.SigningKey.KeyId || string.IsNullOrEmpty(key.Alg) || key.Alg == token.Alg);
+    }
+
+    /// <returns>Null where the claims don't say who asks, or the header asks for what is not understood here.</returns>
+    private static Caller? ReadCaller(JsonWebToken token, string organizationClaim)
+    {
+        try
+        {
+            using var header = JsonDocument.Parse(Base64UrlEncoder.DecodeBytes(token.EncodedHeader), s_strict);
+            using var claims = JsonDocument.Parse(Base64UrlEncoder.DecodeBytes(token.EncodedPayload), s_strict);
+
+            // No extension is understood here, so none may be critical: RFC 7515, section 4.1.11.
+            return header.RootElement.TryGetProperty("crit", out _) ? null : ReadCaller(claims.RootElement, organizationClaim);
+        }
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException)
+        {
+            // A member given twice, or text that is not Unicode.
+            return null;
+        }
+    }
+
+    private static Caller? ReadCaller(JsonElement claims, string organizationClaim)
+    {
+        claims.TryGetProperty(organizationClaim, out var organization);
+        claims.TryGetProperty("sub", out var subject);
+        return (organization.ValueKind, subject.ValueKind) switch
+        {
+            (JsonValueKind.String, _) when organization.GetString() is { Length: > 0 } orgId =>
+                Uuid.IsValid(orgId) ? Caller.OfOrganization(Uuid.Parse(orgId)) : null,
+            (JsonValueKind.Undefined or JsonValueKind.Null or JsonValueKind.String, JsonValueKind.String)
+                when subject.GetString() is { Length: > 0 } name => Caller.OfSubject(name),
+            _ => null,
+        };
+    }
+}

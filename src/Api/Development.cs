@@ -1,0 +1,139 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using CalcomAccounts.Infrastructure;
+using Microsoft.IdentityModel.JsonWebTokens;
+using Microsoft.IdentityModel.Tokens;
+
+namespace CalcomAccounts.Api;
+
+/// <summary>What stands in for the settings that a developer has not made: a database of its own, and a key to sign tokens.</summary>
+internal sealed class Development : IAsyncDisposable
+{
+    private const string Issuer = "calcom-accounts-development";
+    private const string Audience = "calcom-accounts";
+    private static readonly TimeSpan s_tokenLifetime = TimeSpan.FromHours(12);
+    private static readonly TimeSpan s_parentWatchInterval = TimeSpan.FromMilliseconds(250);
+
+    private readonly EmbeddedPostgres? _database;
+    private readonly byte[]? _signingKey;
+
+    private Development(EmbeddedPostgres? database, byte[]? signingKey) => (_database, _signingKey) = (database, signingKey);
+
+    // `dotnet run` means Development where nobody says otherwise. launchSettings.json can't say so itself: what it sets
+    // wins over the caller's own environment.
+    public static string[] DefaultArguments(string[] args) =>
+        IsStartedByDotnetRun
+        && Environment.GetEnvironmentVariable("ASPNETCORE_ENVIRONMENT") is null
+        && Environment.GetEnvironmentVariable("DOTNET_ENVIRONMENT") is null
+            ? ["--environment", Environments.Development, .. args]
+            : args;
+
+    /// <summary>Completes the configuration; null outside Development.</summary>
+    /// <exception cref="StartupException">There is no PostgreSQL to be had.</exception>
+    public static async Task<Development?> PrepareAsync(WebApplicationBuilder builder)
+    {
+        if (!builder.Environment.IsDevelopment())
+        {
+            return null;
+        }
+
+        byte[]? signingKey = null;
+        if (!builder.Configuration.GetSection(Authentication.Section).Exists())
+        {
+            signingKey = RandomNumberGenerator.GetBytes(32);
+            builder.Configuration.AddInMemoryCollection(new Dictionary<string, string?>
+            {
+                [$"{Authentication.Section}:ValidIssuer"] = Issuer,
+                [$"{Authentication.Section}:ValidAudience"] = Audience,
+                [$"{Authentication.Section}:SigningKeys:0:Issuer"] = Issuer,
+                [$"{Authentication.Section}:SigningKeys:0:Value"] = Convert.ToBase64String(signingKey),
+            });
+        }
+
+        if (builder.Configuration.GetConnectionString(ConnectionStrings.Name) is not null)
+        {
+            return new(database: null, signingKey);
+        }
+
+        Console.WriteLine("Starting a PostgreSQL of its own, with sample data ...");
+        var database = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        try
+        {
+            builder.Configuration.AddInMemoryCollection(new Dictionary<string, string?>
+            {
+                [ConnectionStrings.Key] = await SampleData.LoadAsync(database.ConnectionString, CancellationToken.None),
+            });
+            return new(database, signingKey);
+        }
+        catch
+        {
+            await database.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>Says on the console, which is no log, how to ask the started service for each outcome.</summary>
+    public void Announce(WebApplication app)
+    {
+        if (IsStartedByDotnetRun)
+        {
+            _ = StopWithParentAsync(app.Lifetime);
+        }
+
+        var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost");
+        Console.WriteLine();
+        if (_database is not null)
+        {
+            Console.WriteLine($"{_database.Description}; what is changed in it is gone when this stops. To look inside: {_database.PsqlCommand}");
+        }
+
+        foreach (var (outcome, agentId) in Questions())
+        {
+            Console.WriteLine($"""
+
+                # {outcome}
+                curl -H 'Authorization: Bearer {Token()}' '{url}/api/v1/calcom/agents/{agentId}/account'
+                """);
+        }
+
+        Console.WriteLine($"""
+
+            OpenAPI page: {url}/swagger
+            """);
+    }
+
+    public ValueTask DisposeAsync() => _database?.DisposeAsync() ?? ValueTask.CompletedTask;
+
+    private IEnumerable<(string Outcome, string AgentId)> Questions() => _database is null
+        ? [("an agent of an organization that calcom.org_members has subject 'developer' in", "<agent_id>")]
+        : SampleData.AgentIds.Select(agent => (agent.Key, agent.Value.ToString()));
+
+    private string Token() => _signingKey is null ? "<token>" : new JsonWebTokenHandler().CreateToken(new SecurityTokenDescriptor
+    {
+        Issuer = Issuer,
+        Audience = Audience,
+        Expires = DateTime.UtcNow + s_tokenLifetime,
+        Claims = _database is null
+            ? new Dictionary<string, object> { ["sub"] = "developer" }
+            : new Dictionary<string, object> { ["sub"] = "developer", ["org_id"] = SampleData.OrgId.ToString() },
+        SigningCredentials = new(new SymmetricSecurityKey(_signingKey), SecurityAlgorithms.HmacSha256),
+    });
+
+    // A killed `dotnet run` takes nobody with it: its child would go on holding the port.
+    private static async Task StopWithParentAsync(IHostApplicationLifetime lifetime)
+    {
+        var parent = GetParentProcessId();
+        using var timer = new PeriodicTimer(s_parentWatchInterval);
+        while (GetParentProcessId() == parent)
+        {
+            await timer.WaitForNextTickAsync(lifetime.ApplicationStopping);
+        }
+
+        lifetime.StopApplication();
+    }
+
+    private static bool IsStartedByDotnetRun => Environment.GetEnvironmentVariable("DOTNET_LAUNCH_PROFILE") is not null;
+
+    [DllImport("libc", EntryPoint = "getppid")]
+    private static extern int GetParentProcessId();
+}

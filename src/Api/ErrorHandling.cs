@@ -1,0 +1,57 @@
+using Microsoft.AspNetCore.Diagnostics;
+using Microsoft.AspNetCore.Mvc;
+
+namespace CalcomAccounts.Api;
+
+/// <summary>The one place where a failure becomes a status and a body.</summary>
+internal static partial class ErrorHandling
+{
+    public static IServiceCollection AddErrorHandling(this IServiceCollection services) => services
+        .AddExceptionHandler<UnexpectedExceptionHandler>()
+        .Configure<ApiBehaviorOptions>(options =>
+        {
+            // An empty NotFound() gets its body below, not a problem+json one.
+            options.SuppressMapClientErrors = true;
+            options.InvalidModelStateResponseFactory = context => new JsonResult(
+                ErrorResponse.InvalidRequest(context.ModelState.Values.SelectMany(entry => entry.Errors).First().ErrorMessage),
+                ResponseJson.Context.Options)
+            {
+                StatusCode = StatusCodes.Status400BadRequest,
+            };
+        });
+
+    /// <summary>Has to come before everything that may fail.</summary>
+    public static void UseErrorHandling(this WebApplication app)
+    {
+        app.UseStatusCodePages(page => WriteBodyAsync(page.HttpContext));
+        app.UseExceptionHandler(_ => { });
+    }
+
+    private static Task WriteBodyAsync(HttpContext context)
+    {
+        object body = context.Response.StatusCode switch
+        {
+            StatusCodes.Status401Unauthorized => UnauthorizedResponse.BearerRequired,
+            StatusCodes.Status404NotFound when context.GetEndpoint() is null => ErrorResponse.RouteNotFound,
+            StatusCodes.Status404NotFound => ErrorResponse.AgentNotFound,
+            StatusCodes.Status405MethodNotAllowed => ErrorResponse.MethodNotAllowed,
+            >= StatusCodes.Status500InternalServerError => ErrorResponse.InternalError,
+            _ => ErrorResponse.InvalidRequest("The request is not valid"),
+        };
+        return context.Response.WriteAsJsonAsync(body, body.GetType(), ResponseJson.Context, contentType: null, context.RequestAborted);
+    }
+
+    private sealed partial class UnexpectedExceptionHandler(ILogger<UnexpectedExceptionHandler> logger) : IExceptionHandler
+    {
+        public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            LogUnexpected(exception);
+            httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
+            return ValueTask.FromResult(true);
+        }
+
+        // ASP.NET Core does not log an exception that a handler reports as handled.
+        [LoggerMessage(LogLevel.Error, "The request failed unexpectedly")]
+        private partial void LogUnexpected(Exception exception);
+    }
+}

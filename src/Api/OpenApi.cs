@@ -1,0 +1,146 @@
+using System.Text.Json;
+using Newtonsoft.Json.Linq;
+using NJsonSchema;
+using NJsonSchema.Generation;
+using NSwag;
+using NSwag.AspNetCore;
+using NSwag.AspNetCore.Middlewares;
+using NSwag.Generation.Processors;
+
+namespace CalcomAccounts.Api;
+
+/// <summary>
+/// The OpenAPI document and its page. The document is the platform's own, cut to this service's operation: what NSwag
+/// reads from the controller is completed here with what only the platform knows.
+/// </summary>
+internal static class OpenApi
+{
+    private const string PlatformUrl = "https://api.ravan.ai";
+    private const string AnsweringServer = "{answering server}";
+    private const string BearerScheme = "BearerAuth";
+    private const string ApiKeyScheme = "X-Api-Key";
+    private const string Placeholder = "<string>";
+
+    private static readonly string[] s_tags =
+    [
+        "AgentService", "AgentToolService", "WidgetSettingsService", "PhoneService", "AppointmentService", "GHLService",
+        "CalComService", "CampaignService", "ContactService", "CallingService", "RAGService", "ModelService", "HealthService",
+    ];
+
+    private static readonly AgentCalcomEffectiveAccountData s_account =
+        new(true, Placeholder, Placeholder, Placeholder, Placeholder, Placeholder);
+
+    private static readonly GetAgentCalcomAccountResponse s_retrieved = new(true, "Agent Cal.com account retrieved", s_account);
+
+    private static readonly UnauthorizedResponse s_unauthorized = new(false, Placeholder);
+
+    public static IServiceCollection AddOpenApi(this IServiceCollection services) => services.AddOpenApiDocument(settings =>
+    {
+        settings.DocumentName = "v1";
+        settings.Title = "Agni API";
+        settings.Version = "1.0.0";
+        settings.Description =
+            "Agni API for managing agents, tools, widget settings, telephony, and integrations.";
+        settings.SchemaSettings = new SystemTextJsonSchemaGeneratorSettings
+        {
+            SerializerOptions = ResponseJson.Context.Options,
+            SchemaType = SchemaType.OpenApi3,
+            AlwaysAllowAdditionalObjectProperties = true,
+        };
+
+        // HEAD is GET without a body; documenting it would make a second operation of it.
+        settings.OperationProcessors.Add(new OperationProcessor(context => context.OperationDescription.Method != OpenApiOperationMethod.Head));
+        settings.PostProcess = Complete;
+    });
+
+    public static void UseOpenApiPage(this WebApplication app)
+    {
+        var settings = new OpenApiDocumentMiddlewareSettings
+        {
+            CreateDocumentCacheKey = _ => "",
+            PostProcess = (document, _) =>
+            {
+                document.Servers.Clear();
+                document.Servers.Add(new() { Url = AnsweringServer });
+                document.Servers.Add(new() { Url = PlatformUrl });
+            },
+        };
+        app.UseMiddleware<DocumentMiddleware>("v1", "/swagger/v1/swagger.json", settings);
+        app.UseSwaggerUi();
+    }
+
+    private static void Complete(OpenApiDocument document)
+    {
+        document.Generator = null;
+        document.Tags = [.. s_tags.Select(name => new OpenApiTag { Name = name })];
+        document.Components.SecuritySchemes[ApiKeyScheme] = new()
+        {
+            Type = OpenApiSecuritySchemeType.ApiKey, In = OpenApiSecurityApiKeyLocation.Header, Name = ApiKeyScheme,
+        };
+        document.Components.SecuritySchemes[BearerScheme] = new()
+        {
+            Type = OpenApiSecuritySchemeType.Http, Scheme = "bearer", BearerFormat = "JWT",
+        };
+        document.Security = [new() { [ApiKeyScheme] = [] }];
+
+        foreach (var schema in document.Components.Schemas.Values)
+        {
+            // Keys are absent, never null.
+            foreach (var property in schema.ActualProperties.Values)
+            {
+                property.IsNullableRaw = null;
+            }
+        }
+
+        foreach (var example in new object[] { s_retrieved, s_account, s_unauthorized })
+        {
+            document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
+        }
+
+        var operation = document.Operations.Single().Operation;
+        operation.Security = [new() { [BearerScheme] = [] }];
+        operation.Parameters.Clear();
+        operation.Parameters.Add(Parameter("agent_id", OpenApiParameterKind.Path, "Agent UUID"));
+        operation.Parameters.Add(Parameter(
+            "org_id", OpenApiParameterKind.Query, "Fallback organization ID used only when not present in JWT claims"));
+        foreach (var (status, example) in new (string, object)[]
+        {
+            ("200", s_retrieved),
+            ("400", ErrorResponse.InvalidRequest(Placeholder)),
+            ("401", s_unauthorized),
+            ("404", ErrorResponse.AgentNotFound with { Message = Placeholder }),
+            ("500", ErrorResponse.InternalError with { Message = Placeholder }),
+        })
+        {
+            operation.Responses[status].Content["application/json"].Example = AsSent(example);
+        }
+    }
+
+    // NSwag writes by Newtonsoft.Json, which knows nothing of how answers are named.
+    private static JToken AsSent(object response) =>
+        JToken.Parse(JsonSerializer.Serialize(response, response.GetType(), ResponseJson.Context));
+
+    private static OpenApiParameter Parameter(string name, OpenApiParameterKind kind, string description) => new()
+    {
+        Name = name,
+        Kind = kind,
+        IsRequired = kind is OpenApiParameterKind.Path,
+        Description = description,
+        Schema = new() { Type = JsonObjectType.String },
+    };
+
+    // NSwag would keep a document for every Host header it ever sees, without bound; with one for all, the first caller
+    // would choose where everybody's page sends its tokens.
+    private sealed class DocumentMiddleware(
+        RequestDelegate next, IServiceProvider services, string documentName, string path, OpenApiDocumentMiddlewareSettings settings)
+        : OpenApiDocumentMiddleware(next, services, documentName, path, settings)
+    {
+        protected override async Task<string> GetDocumentAsync(HttpContext context)
+        {
+            var request = context.Request;
+            var document = await base.GetDocumentAsync(context);
+            return document.Replace(
+                AnsweringServer, JsonEncodedText.Encode($"{request.Scheme}://{request.Host}{request.PathBase}").Value, StringComparison.Ordinal);
+        }
+    }
+}

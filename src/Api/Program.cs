@@ -1,0 +1,110 @@
+using CalcomAccounts.Application;
+using CalcomAccounts.Infrastructure;
+using FluentValidation.AspNetCore;
+using Microsoft.AspNetCore.Diagnostics.HealthChecks;
+using Microsoft.AspNetCore.Rewrite;
+
+namespace CalcomAccounts.Api;
+
+internal static class Program
+{
+    public static async Task<int> Main(string[] args)
+    {
+        try
+        {
+            await (args switch
+            {
+                ["migrate", .. var options] => MigrateAsync(options),
+                [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
+                    throw new StartupException($"unknown command '{word}'; 'migrate' is the only one, and none serves"),
+                _ => ServeAsync(args),
+            });
+            return 0;
+        }
+        catch (StartupException exception)
+        {
+            await Console.Error.WriteLineAsync($"calcom-accounts: {exception.Message}");
+            return 1;
+        }
+    }
+
+    /// <summary>The service on a configuration that is complete, not yet started.</summary>
+    /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>
+    internal static WebApplication Build(WebApplicationBuilder builder)
+    {
+        builder.WebHost.ConfigureKestrel(kestrel => kestrel.AddServerHeader = false);
+
+        builder.Services.AddApplication();
+        builder.Services.AddInfrastructure(
+            builder.Configuration.GetConnectionString(ConnectionStrings.Name)
+            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}"));
+        builder.Services.AddJwtAuthentication(builder.Configuration);
+        builder.Services.AddErrorHandling();
+        builder.Services.AddControllers();
+        builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
+        builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
+        builder.Services.AddOpenApi();
+
+        var app = builder.Build();
+        app.Services.CheckJwtAuthentication();
+
+        app.Use((context, next) =>
+        {
+            context.Response.OnStarting(SetHeaders, context.Response);
+            return next(context);
+        });
+        app.UseErrorHandling();
+        app.UseOpenApiPage();
+
+        // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
+        app.UseRewriter(new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account/?)$", "$1%20$2", skipRemainingRules: true));
+        app.UseRouting();
+        app.UseAuthentication();
+        app.UseAuthorization();
+        app.MapControllers().RequireAuthorization();
+        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false });
+        app.MapHealthChecks("/health/ready");
+        return app;
+    }
+
+    private static async Task ServeAsync(string[] args)
+    {
+        var builder = CreateBuilder(args);
+        await using var development = await Development.PrepareAsync(builder);
+        await using var app = Build(builder);
+        try
+        {
+            await app.StartAsync();
+        }
+        catch (IOException exception)
+        {
+            throw new StartupException($"{exception.Message.TrimEnd('.')}; choose another address with --urls http://localhost:5001", exception);
+        }
+
+        development?.Announce(app);
+        await app.WaitForShutdownAsync();
+    }
+
+    private static async Task MigrateAsync(string[] options)
+    {
+        var connectionString = CreateBuilder(options).Configuration.GetConnectionString(ConnectionStrings.Name)
+            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, the database to migrate, as its owner");
+        var applied = await DatabaseMigrator.MigrateAsync(connectionString, CancellationToken.None);
+        Console.WriteLine(applied is [] ? "already at the current schema" : $"applied {string.Join(", ", applied)}");
+    }
+
+    private static WebApplicationBuilder CreateBuilder(string[] args) => WebApplication.CreateBuilder(
+        new WebApplicationOptions { Args = Development.DefaultArguments(args), ContentRootPath = AppContext.BaseDirectory });
+
+    private static Task SetHeaders(object state)
+    {
+        var headers = ((HttpResponse)state).Headers;
+        headers.CacheControl = "no-store";
+        headers.XContentTypeOptions = "nosniff";
+
+        // What the exception handler adds for HTTP/1.0 caches.
+        headers.Remove("Pragma");
+        headers.Remove("Expires");
+        return Task.CompletedTask;
+    }
+}

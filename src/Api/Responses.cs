@@ -1,0 +1,74 @@
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using CalcomAccounts.Domain;
+
+namespace CalcomAccounts.Api;
+
+// The order of the properties is the order of the keys in every answer.
+
+/// <summary>The answer to a request that found its agent.</summary>
+public sealed record GetAgentCalcomAccountResponse(bool Success, string Message, AgentCalcomEffectiveAccountData Data)
+{
+    internal static GetAgentCalcomAccountResponse Of(EffectiveAccount account) =>
+        new(true, "Agent Cal.com account retrieved", AgentCalcomEffectiveAccountData.Of(account));
+}
+
+/// <summary>An agent's effective account; all but the first two keys are absent when there is none.</summary>
+/// <param name="Connected">Stored state, not a live check of the key.</param>
+/// <param name="Type"><c>agent</c>, <c>org_linked</c> or <c>none</c>.</param>
+/// <param name="CalcomAccountId">The UUID of the agent's key or of the organization's account, in lower case.</param>
+/// <param name="AccountName">Never blank.</param>
+/// <param name="Status">As stored; <c>unknown</c> where nothing is.</param>
+/// <param name="ApiBaseUrl">Data that a tenant chose: allow-list hosts before sending a key there.</param>
+public sealed record AgentCalcomEffectiveAccountData(
+    bool Connected, string Type, string? CalcomAccountId, string? AccountName, string? Status, string? ApiBaseUrl)
+{
+    internal static AgentCalcomEffectiveAccountData Of(EffectiveAccount account) => new(
+        account.Type is not AccountType.None,
+        account.Type switch
+        {
+            AccountType.Agent => "agent",
+            AccountType.OrgLinked => "org_linked",
+            _ => "none",
+        },
+        account.Id?.ToString("D"),
+        account.Name,
+        account.Status,
+        account.ApiBaseUrl);
+}
+
+/// <summary>The answer to a request that failed for any reason but its token.</summary>
+public sealed record ErrorResponse(bool Success, string Message, string Code)
+{
+    internal static ErrorResponse AgentNotFound { get; } = new(false, "Agent not found", "NOT_FOUND");
+
+    internal static ErrorResponse RouteNotFound { get; } = new(false, "Route not found", "NOT_FOUND");
+
+    internal static ErrorResponse MethodNotAllowed { get; } = new(false, "Method not allowed", "METHOD_NOT_ALLOWED");
+
+    internal static ErrorResponse InternalError { get; } = new(false, "Something went wrong; try again", "INTERNAL_ERROR");
+
+    internal static ErrorResponse InvalidRequest(string message) => new(false, message, "INVALID_REQUEST");
+}
+
+/// <summary>The answer to a request without a valid token. It has no code.</summary>
+public sealed record UnauthorizedResponse(bool Success, string Message)
+{
+    internal static UnauthorizedResponse BearerRequired { get; } =
+        new(false, "A valid JWT is required, as 'Authorization: Bearer <token>'");
+}
+
+/// <summary>How answers are written: snake_case, no nulls, text as it is (the type and nosniff keep browsers from reading HTML in it).</summary>
+[JsonSerializable(typeof(GetAgentCalcomAccountResponse))]
+[JsonSerializable(typeof(ErrorResponse))]
+[JsonSerializable(typeof(UnauthorizedResponse))]
+internal sealed partial class ResponseJson : JsonSerializerContext
+{
+    public static ResponseJson Context { get; } = new(new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+    });
+}

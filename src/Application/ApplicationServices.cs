@@ -1,0 +1,17 @@
+using CalcomAccounts.Domain;
+using FluentValidation;
+using MediatR;
+using Microsoft.Extensions.DependencyInjection;
+
+namespace CalcomAccounts.Application;
+
+/// <summary>Registers the use cases.</summary>
+public static class ApplicationServices
+{
+    /// <summary>Adds MediatR with every handler, and every validator. All of them are stateless, so one of each serves all requests.</summary>
+    public static IServiceCollection AddApplication(this IServiceCollection services) => services
+        .AddSingleton<ServiceFactory>(provider => provider.GetService!)
+        .AddSingleton<IMediator, Mediator>()
+        .AddSingleton<IRequestHandler<GetAgentAccount, EffectiveAccount?>, GetAgentAccountHandler>()
+        .AddSingleton<IValidator<GetAgentAccount>, GetAgentAccountValidator>();
+}

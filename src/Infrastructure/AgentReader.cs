@@ -1,0 +1,62 @@
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+using Dapper;
+using Npgsql;
+
+namespace CalcomAccounts.Infrastructure;
+
+internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
+{
+    // One row for each account of the agent, or one of nulls where it has none. Another organization's account is not
+    // read, whatever the link says; a caller with neither organization nor subject would reach nothing.
+    internal const string Sql = """
+        select account.is_linked, account.id, account.account_name as name, account.has_api_key is true as has_api_key,
+               account.api_base_url, account.status, account.created_at
+        from calcom.agents agent
+        left join lateral (
+            select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
+            from calcom.agent_keys
+            where agent_id = agent.id
+            union all
+            select true, id, account_name, has_api_key, api_base_url, status, created_at
+            from calcom.org_accounts
+            where org_id = agent.org_id and id = agent.org_account_id
+        ) account on true
+        where agent.id = @AgentId
+          and agent.deleted_at is null
+          and case when @Subject is null
+              then agent.org_id = @OrgId
+              else (@OrgId is null or agent.org_id = @OrgId)
+                  and exists (
+                      select from calcom.org_members member
+                      where member.org_id = agent.org_id and member.subject = @Subject)
+              end
+        """;
+
+    public async Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
+    {
+        // PostgreSQL's text can't hold a NUL, so no such subject is a member of anything.
+        if (caller.Subject?.Contains('\0') is true)
+        {
+            return null;
+        }
+
+        await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
+        var rows = (await connection.QueryAsync<Row>(new CommandDefinition(
+            Sql,
+            new { AgentId = agentId, caller.OrgId, caller.Subject },
+            cancellationToken: cancellationToken))).AsList();
+
+        return rows is []
+            ? null
+            : new Agent(
+                [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+                rows.Find(row => row.IsLinked is true)?.ToAccount());
+    }
+
+    private sealed record Row(
+        bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+    {
+        public CalcomAccount ToAccount() => new(Id!.Value, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
+    }
+}

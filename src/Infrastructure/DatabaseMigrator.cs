@@ -1,0 +1,71 @@
+using System.Net.Sockets;
+using Dapper;
+using DbUp;
+using DbUp.Engine;
+using DbUp.Engine.Output;
+using DbUp.Engine.Transactions;
+using DbUp.Postgresql;
+using Npgsql;
+
+namespace CalcomAccounts.Infrastructure;
+
+/// <summary>Brings a database to the current schema: the SQL files of this assembly, each once, in the order of their numbers.</summary>
+public static class DatabaseMigrator
+{
+    private const string ScriptPrefix = "CalcomAccounts.Infrastructure.Sql.";
+
+    // Any constant will do, as long as nothing else in the database locks it.
+    private const long LockKey = 0x43616C636F6D;
+
+    /// <summary>Applies what is missing, all of it or nothing, and returns the names of the files applied.</summary>
+    /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
+    public static async Task<IReadOnlyList<string>> MigrateAsync(string connectionString, CancellationToken cancellationToken)
+    {
+        var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.MigrationDefaults);
+        try
+        {
+            // Two migrations at once would both find the first step missing: the second waits, then finds nothing to do.
+            await using var connection = new NpgsqlConnection(server.ConnectionString);
+            await connection.OpenAsync(cancellationToken);
+            await connection.ExecuteAsync(
+                new CommandDefinition("select pg_advisory_lock(@LockKey)", new { LockKey }, commandTimeout: 8, cancellationToken: cancellationToken));
+
+            var result = DeployChanges.To
+                .PostgresqlDatabase(server.ConnectionString)
+                .WithScriptsEmbeddedInAssembly(typeof(DatabaseMigrator).Assembly, IsStep)
+                .WithTransaction()
+                .WithVariablesDisabled()
+                .JournalTo((connections, log) => new Journal(connections, log))
+                .LogToNowhere()
+                .Build()
+                .PerformUpgrade();
+            return result.Successful ? [.. result.Scripts.Select(FileName)] : throw result.Error;
+        }
+        catch (Exception exception) when (exception is NpgsqlException or SocketException or TimeoutException)
+        {
+            throw new StartupException($"could not migrate {ConnectionStrings.Describe(server)}: {Explain(exception)}", exception);
+        }
+    }
+
+    private static bool IsStep(string resource) =>
+        resource.StartsWith(ScriptPrefix, StringComparison.Ordinal) && char.IsAsciiDigit(resource[ScriptPrefix.Length]);
+
+    private static string FileName(SqlScript script) => script.Name[ScriptPrefix.Length..];
+
+    private static string Explain(Exception exception) => exception switch
+    {
+        PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
+            $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
+        PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState}). Nothing was changed",
+        _ => exception.Message,
+    };
+
+    /// <summary>Remembers in <c>calcom.schema_versions</c> which files were applied.</summary>
+    private sealed class Journal(Func<IConnectionManager> connectionManager, Func<IUpgradeLog> log)
+        : PostgresqlTableJournal(connectionManager, log, "calcom", "schema_versions")
+    {
+        // DbUp makes its table before it runs the first file, in the same transaction; the schema has to be there by then.
+        protected override string CreateSchemaTableSql(string quotedPrimaryKeyName) =>
+            $"create schema if not exists calcom; {base.CreateSchemaTableSql(quotedPrimaryKeyName)}";
+    }
+}

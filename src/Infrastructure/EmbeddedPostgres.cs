@@ -1,0 +1,271 @@
+using System.ComponentModel;
+using System.Diagnostics;
+using System.Globalization;
+using System.Security.Cryptography;
+using System.Text.RegularExpressions;
+using Npgsql;
+
+namespace CalcomAccounts.Infrastructure;
+
+/// <summary>
+/// A private, throw-away PostgreSQL for development and tests: this machine's own programs, else a Docker container.
+/// It is empty at first, and gone with the process that started it, however that process ends.
+/// </summary>
+public sealed partial class EmbeddedPostgres : IAsyncDisposable
+{
+    private const int OldestMajorVersion = 14;
+    private const string DefaultImage = "postgres:17";
+    private const string ContainerPort = "5432";
+    private static readonly TimeSpan ContainerPatience = TimeSpan.FromSeconds(30);
+
+    private readonly Process _reaper;
+
+    private EmbeddedPostgres(Process reaper, string connectionString, string description, string psqlCommand) =>
+        (_reaper, ConnectionString, Description, PsqlCommand) = (reaper, connectionString, description, psqlCommand);
+
+    /// <summary>Connects to database <c>postgres</c> as the superuser <c>postgres</c>.</summary>
+    public string ConnectionString { get; }
+
+    /// <summary>What runs, for a person: the programs' version and place, or the image.</summary>
+    public string Description { get; }
+
+    /// <summary>A shell command that opens psql on <see cref="ConnectionString"/>; it holds no password.</summary>
+    public string PsqlCommand { get; }
+
+    /// <summary>Starts it and waits until it answers.</summary>
+    /// <exception cref="StartupException">There is neither a PostgreSQL nor a Docker here, or it did not start.</exception>
+    public static async Task<EmbeddedPostgres> StartAsync(CancellationToken cancellationToken)
+    {
+        // The reaper is a POSIX shell.
+        if (!OperatingSystem.IsWindows())
+        {
+            if (await FindProgramsAsync(cancellationToken) is { } programs)
+            {
+                return await StartProgramsAsync(programs, cancellationToken);
+            }
+
+            if (await TryRunAsync(["docker", "version", "--format", "{{.Server.Version}}"], cancellationToken) is not null)
+            {
+                return await StartContainerAsync(cancellationToken);
+            }
+        }
+
+        throw new StartupException(
+            $"no database: install PostgreSQL {OldestMajorVersion} or newer (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
+    }
+
+    /// <summary>Stops the server and deletes its data.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        _reaper.StandardInput.Close();
+        await _reaper.WaitForExitAsync();
+        _reaper.Dispose();
+    }
+
+    private static async Task<EmbeddedPostgres> StartProgramsAsync(Programs programs, CancellationToken cancellationToken)
+    {
+        // Not TMPDIR: a socket's path has to be short, and root's TMPDIR may be closed to the user below.
+        var data = $"/tmp/calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
+        var asUser = UnprivilegedUser();
+        string[] pgCtl = [.. asUser, $"{programs.Folder}/pg_ctl", "--pgdata", data];
+
+        var reaper = StartReaper(
+            asUser, $"'{programs.Folder}/pg_ctl' stop --silent --mode immediate --pgdata '{data}'; rm -rf '{data}'");
+        try
+        {
+            await RunAsync(
+                [.. asUser, $"{programs.Folder}/initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust",
+                    "--encoding", "UTF8", "--no-locale", "--no-sync"],
+                cancellationToken);
+
+            // Reachable through a socket in a folder that only its owner can enter; durability is of no use to it.
+            await File.AppendAllTextAsync(
+                $"{data}/postgresql.conf",
+                $"""
+                listen_addresses = ''
+                unix_socket_directories = '{data}'
+                fsync = off
+                synchronous_commit = off
+                full_page_writes = off
+
+                """,
+                cancellationToken);
+            await RunAsync([.. pgCtl, "start", "--wait", "--log", $"{data}/log"], cancellationToken);
+        }
+        catch
+        {
+            reaper.StandardInput.Close();
+            throw;
+        }
+
+        return new(
+            reaper,
+            $"Host={data};Username=postgres;Database=postgres",
+            $"PostgreSQL {programs.Version} from {programs.Folder}",
+            $"psql 'host={data} user=postgres dbname=postgres'");
+    }
+
+    private static async Task<EmbeddedPostgres> StartContainerAsync(CancellationToken cancellationToken)
+    {
+        var image = Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? DefaultImage;
+        var name = $"calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
+        var password = RandomNumberGenerator.GetHexString(32);
+
+        var reaper = StartReaper([], $"docker rm --force --volumes '{name}'");
+        try
+        {
+            await RunAsync(
+                ["docker", "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
+                    "--env", "POSTGRES_PASSWORD", image],
+                cancellationToken,
+                ("POSTGRES_PASSWORD", password));
+            var address = await RunAsync(["docker", "port", name, ContainerPort], cancellationToken);
+            var connectionString =
+                $"Host=127.0.0.1;Port={address[(address.LastIndexOf(':') + 1)..].Trim()};Username=postgres;Password={password};Database=postgres";
+            await WaitUntilAnsweredAsync(connectionString, cancellationToken);
+            return new(
+                reaper,
+                connectionString,
+                $"PostgreSQL in Docker, image {image}",
+                $"docker exec --interactive --tty {name} psql --username postgres");
+        }
+        catch
+        {
+            reaper.StandardInput.Close();
+            throw;
+        }
+    }
+
+    private static async Task WaitUntilAnsweredAsync(string connectionString, CancellationToken cancellationToken)
+    {
+        var started = Stopwatch.GetTimestamp();
+        while (true)
+        {
+            try
+            {
+                await using var connection = new NpgsqlConnection(connectionString + ";Pooling=false;Timeout=5");
+                await connection.OpenAsync(cancellationToken);
+                return;
+            }
+            catch (NpgsqlException) when (Stopwatch.GetElapsedTime(started) < ContainerPatience)
+            {
+                await Task.Delay(TimeSpan.FromMilliseconds(100), cancellationToken);
+            }
+            catch (NpgsqlException exception)
+            {
+                throw new StartupException(
+                    $"the PostgreSQL container did not answer within {ContainerPatience.TotalSeconds} seconds: {exception.Message}",
+                    exception);
+            }
+        }
+    }
+
+    /// <summary>
+    /// A process of its own that cleans up when its standard input ends, which the kernel sees to even when this
+    /// process is killed. It ignores Ctrl-C, so that requests in flight are answered before the database goes.
+    /// </summary>
+    private static Process StartReaper(string[] asUser, string cleanUp) =>
+        Start([.. asUser, "sh", "-c", $"trap '' INT TERM HUP; cat; {cleanUp}"]);
+
+    private static async Task<Programs?> FindProgramsAsync(CancellationToken cancellationToken)
+    {
+        Programs? newest = null;
+        foreach (var folder in ProgramFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
+        {
+            if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is { } answer
+                && VersionNumber.Match(answer) is { Success: true, Value: var version }
+                && int.Parse(version.Split('.')[0], CultureInfo.InvariantCulture) is var major
+                && major >= OldestMajorVersion
+                && (newest is null || major > newest.MajorVersion))
+            {
+                newest = new(folder, version, major);
+            }
+        }
+
+        return newest;
+    }
+
+    // PATH, then where Debian, Red Hat, Homebrew, Postgres.app and EDB's installer put the programs.
+    private static IEnumerable<string> ProgramFolders()
+    {
+        var onPath = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries);
+        (string Parent, string Pattern)[] places =
+        [
+            ("/usr/lib/postgresql", "*"), ("/usr", "pgsql-*"), ("/opt/homebrew/opt", "postgresql@*"),
+            ("/usr/local/opt", "postgresql@*"), ("/Applications/Postgres.app/Contents/Versions", "*"), ("/Library/PostgreSQL", "*"),
+        ];
+        return onPath.Concat(places
+            .Where(place => Directory.Exists(place.Parent))
+            .SelectMany(place => Directory.EnumerateDirectories(place.Parent, place.Pattern))
+            .Select(folder => $"{folder}/bin"));
+    }
+
+    /// <summary>PostgreSQL refuses to run as root: the words that run a command as its own user, or as nobody.</summary>
+    private static string[] UnprivilegedUser()
+    {
+        if (!Environment.IsPrivilegedProcess)
+        {
+            return [];
+        }
+
+        var users = File.ReadLines("/etc/passwd").Select(line => line.Split(':')).ToLookup(fields => fields[0]);
+        var user = users["postgres"].Concat(users["nobody"]).FirstOrDefault()
+            ?? throw new StartupException("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as");
+        return ["setpriv", "--reuid", user[2], "--regid", user[3], "--clear-groups", "--"];
+    }
+
+    private static async Task<string?> TryRunAsync(string[] command, CancellationToken cancellationToken)
+    {
+        try
+        {
+            return await RunAsync(command, cancellationToken);
+        }
+        catch (StartupException)
+        {
+            return null;
+        }
+    }
+
+    private static async Task<string> RunAsync(
+        string[] command, CancellationToken cancellationToken, params (string Name, string Value)[] environment)
+    {
+        using var process = Start(command, environment);
+        process.StandardInput.Close();
+        var output = process.StandardOutput.ReadToEndAsync(cancellationToken);
+        var errors = process.StandardError.ReadToEndAsync(cancellationToken);
+        await process.WaitForExitAsync(cancellationToken);
+        return process.ExitCode == 0
+            ? await output
+            : throw new StartupException(
+                $"{string.Join(' ', command)} failed: {(await errors).ReplaceLineEndings(" ").Trim()}");
+    }
+
+    private static Process Start(string[] command, params (string Name, string Value)[] environment)
+    {
+        var start = new ProcessStartInfo(command[0], command[1..])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = "/",
+        };
+        foreach (var (name, value) in environment)
+        {
+            start.Environment[name] = value;
+        }
+
+        try
+        {
+            return Process.Start(start)!;
+        }
+        catch (Win32Exception exception)
+        {
+            throw new StartupException($"can't run {command[0]}: {exception.Message}", exception);
+        }
+    }
+
+    [GeneratedRegex(@"\d+(\.\d+)*")]
+    private static partial Regex VersionNumber { get; }
+
+    private sealed record Programs(string Folder, string Version, int MajorVersion);
+}
