@@ -8,7 +8,7 @@ internal static partial class ErrorHandling
 {
     public static IServiceCollection AddErrorHandling(this IServiceCollection services) => services
         .AddExceptionHandler<UnexpectedExceptionHandler>()
-        .Configure<ApiBehaviorOptions>(options =>
+        .PostConfigure<ApiBehaviorOptions>(options =>
         {
             // An empty NotFound() gets its body below, not a problem+json one.
             options.SuppressMapClientErrors = true;

@@ -93,8 +93,13 @@ internal static class Program
         Console.WriteLine(applied is [] ? "already at the current schema" : $"applied {string.Join(", ", applied)}");
     }
 
-    private static WebApplicationBuilder CreateBuilder(string[] args) => WebApplication.CreateBuilder(
-        new WebApplicationOptions { Args = Development.DefaultArguments(args), ContentRootPath = AppContext.BaseDirectory });
+    /// <summary>The configuration: files beside the program, then the environment, then the arguments.</summary>
+    internal static WebApplicationBuilder CreateBuilder(string[] args) => WebApplication.CreateBuilder(new WebApplicationOptions
+    {
+        Args = Development.DefaultArguments(args),
+        ApplicationName = typeof(Program).Assembly.GetName().Name,
+        ContentRootPath = AppContext.BaseDirectory,
+    });
 
     private static Task SetHeaders(object state)
     {

@@ -1,0 +1,167 @@
+namespace CalcomAccounts.Tests;
+
+/// <summary>Sections 1 and 2 of the contract over HTTP: the answers, byte for byte.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class EffectiveAccountTests(ServiceFixture fixture)
+{
+    private const string None =
+        """{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":false,"type":"none"}}""";
+
+    private readonly Guid _org = Guid.NewGuid();
+
+    public enum Link
+    {
+        NotLinked,
+        Connected,
+        InTrouble,
+        WithoutStatus,
+        Inactive,
+        NotConnected,
+        WithoutKey,
+        Missing,
+        Foreign,
+    }
+
+    public static TheoryData<int?, Link> KeyStatesAndLinks()
+    {
+        var data = new TheoryData<int?, Link>();
+        foreach (var link in Enum.GetValues<Link>())
+        {
+            data.Add(null, link);
+            for (var key = 0; key < AccountResolverTests.s_states.Length; key++)
+            {
+                data.Add(key, link);
+            }
+        }
+
+        return data;
+    }
+
+    [Theory]
+    [MemberData(nameof(KeyStatesAndLinks))]
+    public async Task EveryKeyStateWithEveryLink(int? keyState, Link link)
+    {
+        var views = fixture.Views;
+        var linked = link switch
+        {
+            Link.NotLinked => (Guid?)null,
+            Link.Missing => Guid.NewGuid(),
+            Link.Foreign => await views.AddOrgAccountAsync(Guid.NewGuid(), new()),
+            Link.Connected => await views.AddOrgAccountAsync(_org, new()),
+            Link.InTrouble => await views.AddOrgAccountAsync(_org, new() { Status = "Error" }),
+            Link.WithoutStatus => await views.AddOrgAccountAsync(_org, new() { Status = null }),
+            Link.Inactive => await views.AddOrgAccountAsync(_org, new() { Status = " INACTIVE" }),
+            Link.NotConnected => await views.AddOrgAccountAsync(_org, new() { Status = "not_connected" }),
+            Link.WithoutKey => await views.AddOrgAccountAsync(_org, new() { ApiKey = null }),
+            _ => throw new ArgumentOutOfRangeException(nameof(link)),
+        };
+        var agent = await views.AddAgentAsync(_org, linked);
+        var (hasApiKey, status, ownKeyCounts, returned) = keyState is { } state ? AccountResolverTests.s_states[state] : (false, null, false, "");
+        var key = keyState is null
+            ? Guid.Empty
+            : await views.AddKeyAsync(agent, new() { Status = status, ApiKey = hasApiKey ? "cal_secret" : null });
+
+        var answer = await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+
+        Assert.Equal(200, answer.Status);
+        Assert.Equal(
+            ownKeyCounts ? Account("agent", key, status: returned)
+            : link is Link.Connected ? Account("org_linked", linked!.Value, status: "active")
+            : link is Link.InTrouble ? Account("org_linked", linked!.Value, status: "Error")
+            : link is Link.WithoutStatus ? Account("org_linked", linked!.Value, status: "unknown")
+            : None,
+            answer.Body);
+    }
+
+    [Fact]
+    public async Task OnTheServicesOwnTables_EachOutcome()
+    {
+        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var linked = await fixture.Tables.AddAgentAsync(_org, account);
+        var ownKey = await fixture.Tables.AddAgentAsync(_org, account);
+        var key = await fixture.Tables.AddKeyAsync(ownKey, new());
+        var neither = await fixture.Tables.AddAgentAsync(_org);
+
+        Assert.Equal(Account("agent", key), (await GetAsync(ownKey)).Body);
+        Assert.Equal(Account("org_linked", account), (await GetAsync(linked)).Body);
+        Assert.Equal(None, (await GetAsync(neither)).Body);
+    }
+
+    [Fact]
+    public async Task OnTheServicesOwnTables_TheColumnDefaultsAreReturned()
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        var key = Assert.Single(await fixture.Tables.QueryAsync<Guid>(
+            "insert into calcom.agent_keys (agent_id, api_key) values (@agent, 'cal_secret') returning id", new { agent }));
+
+        Assert.Equal(
+            $$$"""{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":true,"type":"agent","calcom_account_id":"{{{key}}}","account_name":"Default","status":"active","api_base_url":"https://api.cal.com"}}""",
+            (await GetAsync(agent)).Body);
+    }
+
+    [Fact]
+    public async Task NothingElseIsAFallback_NeitherAnotherAccountOfTheOrganizationNorAnotherAgentsKey()
+    {
+        await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var disconnected = await fixture.Tables.AddOrgAccountAsync(_org, new() { Status = "inactive" });
+        await fixture.Tables.AddKeyAsync(await fixture.Tables.AddAgentAsync(_org), new());
+
+        Assert.Equal(None, (await GetAsync(await fixture.Tables.AddAgentAsync(_org))).Body);
+        Assert.Equal(None, (await GetAsync(await fixture.Tables.AddAgentAsync(_org, disconnected))).Body);
+    }
+
+    [Fact]
+    public async Task OfTwoConnectedKeysTheNewestWins_ThenTheGreatestId()
+    {
+        var agent = await fixture.Views.AddAgentAsync(_org);
+        var first = new StoredAccount { Id = new("f0000000-0000-4000-8000-000000000000") };
+        var newer = first with { Id = new("10000000-0000-4000-8000-000000000000"), CreatedAt = first.CreatedAt.AddMilliseconds(1) };
+        var sameMoment = newer with { Id = new("90000000-0000-4000-8000-000000000000") };
+        foreach (var key in new[] { sameMoment, first, newer })
+        {
+            await fixture.Views.AddKeyAsync(agent, key);
+        }
+
+        Assert.Equal(Account("agent", sameMoment.Id), (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
+    }
+
+    [Fact]
+    public async Task AChangeIsSeenByTheNextRequest()
+    {
+        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var agent = await fixture.Tables.AddAgentAsync(_org, account);
+        var key = await fixture.Tables.AddKeyAsync(agent, new());
+        Assert.Equal(Account("agent", key), (await GetAsync(agent)).Body);
+
+        await fixture.Tables.ExecuteAsync("update calcom.agent_keys set status = 'inactive', api_key = null where id = @key", new { key });
+        Assert.Equal(Account("org_linked", account), (await GetAsync(agent)).Body);
+
+        await fixture.Tables.ExecuteAsync("update calcom.org_accounts set status = 'error' where id = @account", new { account });
+        Assert.Equal(Account("org_linked", account, status: "error"), (await GetAsync(agent)).Body);
+
+        await fixture.Tables.ExecuteAsync("update calcom.agents set org_account_id = null where id = @agent", new { agent });
+        Assert.Equal(None, (await GetAsync(agent)).Body);
+
+        await fixture.Tables.ExecuteAsync("update calcom.agents set deleted_at = now() where id = @agent", new { agent });
+        Assert.Equal(404, (await GetAsync(agent)).Status);
+    }
+
+    [Theory]
+    [InlineData("Zoë's <b>\"Kalender\"</b> & 日本 🗓")]
+    [InlineData("tab\tand\\line\nfeed")]
+    public async Task TextComesBackAsItIsStored(string text)
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        await fixture.Tables.AddKeyAsync(agent, new() { Name = text, Status = text, ApiBaseUrl = text });
+
+        using var body = System.Text.Json.JsonDocument.Parse((await GetAsync(agent)).Body);
+        var data = body.RootElement.GetProperty("data");
+
+        Assert.All(["account_name", "status", "api_base_url"], key => Assert.Equal(text, data.GetProperty(key).GetString()));
+    }
+
+    private Task<Answer> GetAsync(Guid agent) => fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+
+    private static string Account(string type, Guid id, string status = "active") =>
+        $$$"""{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":true,"type":"{{{type}}}","calcom_account_id":"{{{id}}}","account_name":"Calendar","status":{{{System.Text.Json.JsonSerializer.Serialize(status)}}},"api_base_url":"https://cal.example/api"}}""";
+}

@@ -1,0 +1,40 @@
+using Xunit.Abstractions;
+using Xunit.Sdk;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>One PostgreSQL server for all tests, with the service on its own tables and on a platform's views.</summary>
+public sealed class ServiceFixture(IMessageSink messages) : IAsyncLifetime
+{
+    public const string Name = "service";
+
+    internal PostgresServer Server { get; private set; } = null!;
+
+    internal TestDatabase Tables { get; private set; } = null!;
+
+    internal TestDatabase Views { get; private set; } = null!;
+
+    internal TestService Service { get; private set; } = null!;
+
+    internal TestService ServiceOnViews { get; private set; } = null!;
+
+    public async Task InitializeAsync()
+    {
+        Server = await PostgresServer.StartAsync();
+        messages.OnMessage(new DiagnosticMessage($"The tests run on {Server.Description}"));
+        Tables = await TestDatabase.OfTablesAsync(Server);
+        Views = await TestDatabase.OfViewsAsync(Server);
+        Service = await TestService.StartAsync(Tables.ServiceConnectionString);
+        ServiceOnViews = await TestService.StartAsync(Views.ServiceConnectionString);
+    }
+
+    public async Task DisposeAsync()
+    {
+        await ServiceOnViews.DisposeAsync();
+        await Service.DisposeAsync();
+        await Server.DisposeAsync();
+    }
+}
+
+[CollectionDefinition(ServiceFixture.Name)]
+public sealed class ServiceTests : ICollectionFixture<ServiceFixture>;
