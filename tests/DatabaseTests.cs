@@ -1,0 +1,221 @@
+using System.Diagnostics;
+using CalcomAccounts.Infrastructure;
+using Dapper;
+using Npgsql;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>Section 4 of the contract: the tables, the role, and what one request costs.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class DatabaseTests(ServiceFixture fixture)
+{
+    private static readonly string[] s_files = ["001_tables.sql", "002_reader_role.sql"];
+
+    private readonly Guid _org = Guid.NewGuid();
+
+    [Fact]
+    public async Task MigratingTwiceIsHarmless()
+    {
+        var database = await fixture.Server.CreateDatabaseAsync();
+
+        Assert.Equal(s_files, await DatabaseMigrator.MigrateAsync(database, CancellationToken.None));
+        Assert.Empty(await DatabaseMigrator.MigrateAsync(database, CancellationToken.None));
+    }
+
+    [Fact]
+    public async Task MigratingAtOnceDoesEachStepOnce()
+    {
+        var databases = await Task.WhenAll(fixture.Server.CreateDatabaseAsync(), fixture.Server.CreateDatabaseAsync());
+
+        var applied = await Task.WhenAll(Enumerable.Range(0, 8).Select(
+            i => Task.Run(() => DatabaseMigrator.MigrateAsync(databases[i % 2], CancellationToken.None))));
+
+        Assert.Equal(2 * s_files.Length, applied.Sum(files => files.Count));
+    }
+
+    [Fact]
+    public async Task AMigrationThatIsRefusedAStepLeavesNothingBehind()
+    {
+        // A server of its own: on the shared one the role is already there.
+        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var connection = new NpgsqlConnection(server.ConnectionString);
+        await connection.ExecuteAsync("create role owner_without_createrole login password 'only-in-tests'");
+        await connection.ExecuteAsync("create database platform owner owner_without_createrole");
+        var owner = new NpgsqlConnectionStringBuilder(server.ConnectionString)
+        {
+            Database = "platform", Username = "owner_without_createrole", Password = "only-in-tests",
+        }.ConnectionString;
+
+        var refusal = await Assert.ThrowsAsync<StartupException>(() => DatabaseMigrator.MigrateAsync(owner, CancellationToken.None));
+        Assert.Contains("permission denied to create role", refusal.Message, StringComparison.Ordinal);
+        Assert.Contains("calcom_reader", refusal.Message, StringComparison.Ordinal);
+        Assert.DoesNotContain("only-in-tests", refusal.Message, StringComparison.Ordinal);
+        await using (var platform = new NpgsqlConnection(owner))
+        {
+            Assert.Equal(0, await platform.ExecuteScalarAsync<long>("select count(*) from pg_namespace where nspname = 'calcom'"));
+        }
+
+        await connection.ExecuteAsync("create role calcom_reader nologin");
+        Assert.Equal(s_files, await DatabaseMigrator.MigrateAsync(owner, CancellationToken.None));
+    }
+
+    // The index knows no more than the policy does: what is connected there may stand once here.
+    public static TheoryData<bool, string?, bool> ConnectedStates()
+    {
+        var data = new TheoryData<bool, string?, bool>();
+        foreach (var (hasApiKey, status, connected, _) in AccountResolverTests.s_states)
+        {
+            data.Add(hasApiKey, status, connected);
+        }
+
+        return data;
+    }
+
+    [Theory]
+    [MemberData(nameof(ConnectedStates))]
+    public async Task AnAgentHasAtMostOneConnectedKey(bool hasApiKey, string? status, bool connected)
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        var key = new StoredAccount { Status = status, ApiKey = hasApiKey ? "cal_secret" : null };
+        await fixture.Tables.AddKeyAsync(agent, new());
+
+        var second = await Record.ExceptionAsync(() => fixture.Tables.AddKeyAsync(agent, key));
+
+        Assert.Equal(connected ? PostgresErrorCodes.UniqueViolation : null, (second as PostgresException)?.SqlState);
+    }
+
+    [Fact]
+    public async Task AnAgentIsLinkedOnlyToAnAccountOfItsOrganization()
+    {
+        var foreign = await fixture.Tables.AddOrgAccountAsync(Guid.NewGuid(), new());
+
+        var refusal = await Assert.ThrowsAsync<PostgresException>(() => fixture.Tables.AddAgentAsync(_org, foreign));
+
+        Assert.Equal(PostgresErrorCodes.ForeignKeyViolation, refusal.SqlState);
+    }
+
+    [Theory]
+    [InlineData("agent_keys")]
+    [InlineData("org_accounts")]
+    public async Task AKeyThatIsNullOrBlankIsNone(string table)
+    {
+        var owner = table is "agent_keys" ? "agent_id" : "org_id";
+        var id = table is "agent_keys" ? await fixture.Tables.AddAgentAsync(_org) : _org;
+
+        var hasApiKey = await fixture.Tables.QueryAsync<bool>(
+            $"insert into calcom.{table} ({owner}, api_key, status) values (@id, null, 'a'), (@id, '', 'b'), (@id, ' ', 'c'), (@id, 'k', 'd') returning has_api_key",
+            new { id });
+
+        Assert.Equal([false, false, false, true], hasApiKey);
+    }
+
+    [Theory]
+    [InlineData("select id, org_id, name, org_account_id, deleted_at from calcom.agents")]
+    [InlineData("select id, agent_id, account_name, has_api_key, api_base_url, status, created_at from calcom.agent_keys")]
+    [InlineData("select id, org_id, account_name, has_api_key, api_base_url, status, created_at from calcom.org_accounts")]
+    [InlineData("select org_id, subject from calcom.org_members")]
+    public async Task TheServicesLoginReadsWhatItNeeds(string sql) => Assert.Null(await RunAsServiceAsync(sql));
+
+    [Theory]
+    [InlineData("select api_key from calcom.agent_keys")]
+    [InlineData("select api_key from calcom.org_accounts")]
+    [InlineData("select * from calcom.agent_keys")]
+    [InlineData("select k from calcom.org_accounts k")]
+    [InlineData("select count(*) from calcom.agent_keys where api_key like 'a%'")]
+    [InlineData("insert into calcom.agents (org_id) values (gen_random_uuid())")]
+    [InlineData("insert into calcom.org_members values (gen_random_uuid(), 'me')")]
+    [InlineData("update calcom.agents set name = 'x'")]
+    [InlineData("update calcom.agent_keys set status = 'x'")]
+    [InlineData("update calcom.org_accounts set status = 'x'")]
+    [InlineData("update calcom.org_members set subject = 'x'")]
+    [InlineData("delete from calcom.agents")]
+    [InlineData("delete from calcom.agent_keys")]
+    [InlineData("delete from calcom.org_accounts")]
+    [InlineData("delete from calcom.org_members")]
+    [InlineData("truncate calcom.org_members")]
+    [InlineData("create table calcom.mine ()")]
+    [InlineData("drop table calcom.agent_keys")]
+    [InlineData("select * from calcom.schema_versions")]
+    [InlineData("create role mine")]
+    public async Task TheServicesLoginCanNeitherReadAKeyNorWrite(string sql) =>
+        Assert.Equal(PostgresErrorCodes.InsufficientPrivilege, (await RunAsServiceAsync(sql))?.SqlState);
+
+    [Fact]
+    public async Task ARequestCostsOneStatement_WhateverItsOutcome()
+    {
+        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var agent = await fixture.Tables.AddAgentAsync(_org, account);
+        await fixture.Tables.AddKeyAsync(agent, new());
+        await fixture.Tables.AddMemberAsync(_org, "member");
+        var service = fixture.Service;
+
+        Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(agent, Tokens.OfOrganization(_org)), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(agent, Tokens.OfSubject("member")), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(agent, Tokens.OfSubject("member"), $"?org_id={_org}"), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org)), 404));
+        Assert.Equal(0, await CountStatementsAsync(() => service.SendAsync("GET", TestService.AccountPath("garbage"), Tokens.OfOrganization(_org)), 400));
+        Assert.Equal(0, await CountStatementsAsync(() => service.GetAccountAsync(agent, token: null), 401));
+    }
+
+    [Fact]
+    public async Task WithAMillionAgentsNoTableIsScanned()
+    {
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await database.ExecuteAsync("""
+            set session_replication_role = replica; -- no foreign key look-ups while filling
+            insert into calcom.org_accounts (id, org_id, api_key)
+                select md5('account' || n)::uuid, md5('org' || n)::uuid, 'cal_secret' from generate_series(1, 100000) n;
+            insert into calcom.agents (id, org_id, org_account_id)
+                select md5('agent' || n)::uuid, md5('org' || n % 100000)::uuid, md5('account' || n % 100000)::uuid from generate_series(1, 1000000) n;
+            insert into calcom.agent_keys (agent_id, api_key)
+                select md5('agent' || n)::uuid, 'cal_secret' from generate_series(1, 1000000, 3) n;
+            insert into calcom.org_members
+                select md5('org' || n)::uuid, 'user' || n from generate_series(1, 100000) n;
+            analyze calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members
+            """);
+        await using var connection = new NpgsqlConnection(database.ServiceConnectionString);
+        await connection.OpenAsync();
+        await connection.ExecuteAsync(
+            "prepare find (uuid, uuid, text) as "
+            + AgentReader.Sql.Replace("@AgentId", "$1", StringComparison.Ordinal)
+                .Replace("@OrgId", "$2", StringComparison.Ordinal)
+                .Replace("@Subject", "$3", StringComparison.Ordinal));
+
+        foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
+        {
+            foreach (var caller in new[] { "md5('org1')::uuid, null", "null, 'user1'", "md5('org1')::uuid, 'user1'" })
+            {
+                await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
+                var plan = string.Join('\n', await connection.QueryAsync<string>($"explain execute find (md5('agent1')::uuid, {caller})"));
+
+                Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
+                Assert.Contains("agents_pkey", plan, StringComparison.Ordinal);
+                Assert.Contains("agent_keys_agent_id", plan, StringComparison.Ordinal);
+            }
+        }
+    }
+
+    [Fact]
+    public void InCiTheTestsRunOnTestcontainers() =>
+        Assert.True(fixture.Server.IsTestcontainers || Environment.GetEnvironmentVariable("CI") is not "true", fixture.Server.Description);
+
+    private async Task<PostgresException?> RunAsServiceAsync(string sql)
+    {
+        await using var connection = new NpgsqlConnection(fixture.Tables.ServiceConnectionString);
+        return (PostgresException?)await Record.ExceptionAsync(() => connection.ExecuteAsync(sql));
+    }
+
+    private static async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
+    {
+        var statements = 0;
+        using var listener = new ActivityListener
+        {
+            ShouldListenTo = source => source.Name is "Npgsql",
+            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
+            ActivityStopped = activity => statements += activity.GetTagItem("db.query.text") is null ? 0 : 1,
+        };
+        ActivitySource.AddActivityListener(listener);
+        Assert.Equal(expectedStatus, (await request()).Status);
+        return statements;
+    }
+}

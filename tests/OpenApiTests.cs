@@ -1,0 +1,106 @@
+using System.Text.Json.Nodes;
+using YamlDotNet.RepresentationModel;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>The served OpenAPI document says what the contract's says, and more only where that adds a description.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class OpenApiTests(ServiceFixture fixture)
+{
+    [Fact]
+    public async Task TheDocumentEqualsTheContracts()
+    {
+        var served = await GetDocumentAsync();
+        var contract = ReadContract();
+
+        // Compared below, or a matter of the generator.
+        foreach (var document in new[] { served, contract })
+        {
+            document.Remove("openapi");
+            document.Remove("servers");
+        }
+
+        Assert.Equal("", string.Join('\n', Differences("", contract, served)));
+    }
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData("accounts.example:8443")]
+    public async Task TheServersBeginWithTheOneThatAnswers(string? host)
+    {
+        // Another caller's Host is not remembered.
+        await GetDocumentAsync("elsewhere.example");
+
+        var servers = (await GetDocumentAsync(host))["servers"]!.AsArray();
+
+        Assert.Equal([host is null ? fixture.Service.Url : $"http://{host}", "https://api.ravan.ai"], servers.Select(server => server!["url"]!.GetValue<string>()));
+    }
+
+    [Fact]
+    public async Task ThePageIsServed()
+    {
+        var redirect = await fixture.Service.SendAsync("GET", "/swagger");
+        var page = await fixture.Service.SendAsync("GET", redirect.Header("Location")!);
+
+        Assert.Equal(200, page.Status);
+        Assert.Contains("/swagger/v1/swagger.json", page.Body, StringComparison.Ordinal);
+    }
+
+    private async Task<JsonObject> GetDocumentAsync(string? host = null)
+    {
+        var answer = await fixture.Service.SendAsync("GET", "/swagger/v1/swagger.json", configure: request => request.Headers.Host = host);
+        Assert.Equal((200, "application/json; charset=utf-8"), (answer.Status, answer.Header("Content-Type")));
+        return JsonNode.Parse(answer.Body)!.AsObject();
+    }
+
+    private static JsonObject ReadContract()
+    {
+        var yaml = new YamlStream();
+        yaml.Load(new StringReader(File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "openapi.yaml"))));
+        return (JsonObject)ToJson(yaml.Documents[0].RootNode)!;
+    }
+
+    private static JsonNode? ToJson(YamlNode node) => node switch
+    {
+        YamlMappingNode mapping => new JsonObject(mapping.Select(entry => KeyValuePair.Create(((YamlScalarNode)entry.Key).Value!, ToJson(entry.Value)))),
+        YamlSequenceNode sequence => new JsonArray([.. sequence.Select(ToJson)]),
+        YamlScalarNode { Style: YamlDotNet.Core.ScalarStyle.Plain, Value: "true" or "false" } scalar => scalar.Value is "true",
+        YamlScalarNode scalar => scalar.Value,
+        _ => throw new NotSupportedException(node.GetType().Name),
+    };
+
+    private static IEnumerable<string> Differences(string path, JsonNode? contract, JsonNode? served)
+    {
+        switch (contract, served)
+        {
+            case (JsonObject expected, JsonObject actual):
+                foreach (var (key, value) in expected)
+                {
+                    foreach (var difference in Differences($"{path}/{key}", value, actual[key]))
+                    {
+                        yield return difference;
+                    }
+                }
+
+                foreach (var key in actual.Select(entry => entry.Key).Where(key => !expected.ContainsKey(key) && key is not "description"))
+                {
+                    yield return $"{path}/{key} is not in the contract";
+                }
+
+                break;
+            case (JsonArray expected, JsonArray actual) when expected.Count == actual.Count:
+                for (var i = 0; i < expected.Count; i++)
+                {
+                    foreach (var difference in Differences($"{path}/{i}", expected[i], actual[i]))
+                    {
+                        yield return difference;
+                    }
+                }
+
+                break;
+            case var _ when !JsonNode.DeepEquals(contract, served):
+                yield return $"{path} is {served?.ToJsonString() ?? "absent"}, and {contract?.ToJsonString()} in the contract";
+                break;
+        }
+    }
+}
