@@ -6,7 +6,7 @@ namespace CalcomAccounts.Tests;
 public sealed class AccountResolverTests
 {
     /// <summary>The contract's own words on what connected means, as a table: has a key, status as stored, connected, status as returned.</summary>
-    internal static readonly (bool HasApiKey, string? Status, bool Connected, string Returned)[] s_states =
+    internal static (bool HasApiKey, string? Status, bool Connected, string Returned)[] States { get; } =
     [
         (true, "active", true, "active"),
         (true, "error", true, "error"),
@@ -30,9 +30,9 @@ public sealed class AccountResolverTests
     public static TheoryData<int?, int?> KeyStatesAndLinkStates()
     {
         var data = new TheoryData<int?, int?>();
-        for (var key = -1; key < s_states.Length; key++)
+        for (var key = -1; key < States.Length; key++)
         {
-            for (var link = -1; link < s_states.Length; link++)
+            for (var link = -1; link < States.Length; link++)
             {
                 data.Add(key < 0 ? null : key, link < 0 ? null : link);
             }
@@ -45,16 +45,16 @@ public sealed class AccountResolverTests
     [MemberData(nameof(KeyStatesAndLinkStates))]
     public void TheOwnKeyWins_ThenTheLinkedAccount_ThenNone(int? keyState, int? linkState)
     {
-        var key = keyState is { } k ? Account(s_states[k].HasApiKey, s_states[k].Status) : null;
-        var linked = linkState is { } l ? Account(s_states[l].HasApiKey, s_states[l].Status) : null;
+        var key = keyState is { } k ? Account(States[k].HasApiKey, States[k].Status) : null;
+        var linked = linkState is { } l ? Account(States[l].HasApiKey, States[l].Status) : null;
 
         var effective = AccountResolver.Resolve(new Agent(key is null ? [] : [key], linked));
 
         Assert.Equal(
-            keyState is { } own && s_states[own].Connected
-                ? new EffectiveAccount(AccountType.Agent, key!.Id, "Calendar", s_states[own].Returned, "https://cal.example")
-            : linkState is { } org && s_states[org].Connected
-                ? new EffectiveAccount(AccountType.OrgLinked, linked!.Id, "Calendar", s_states[org].Returned, "https://cal.example")
+            keyState is { } own && States[own].Connected
+                ? new EffectiveAccount(AccountType.Agent, key!.Id, "Calendar", States[own].Returned, "https://cal.example")
+            : linkState is { } org && States[org].Connected
+                ? new EffectiveAccount(AccountType.OrgLinked, linked!.Id, "Calendar", States[org].Returned, "https://cal.example")
             : EffectiveAccount.None,
             effective);
     }

@@ -43,7 +43,9 @@ public sealed class DatabaseTests(ServiceFixture fixture)
         await connection.ExecuteAsync("create database platform owner owner_without_createrole");
         var owner = new NpgsqlConnectionStringBuilder(server.ConnectionString)
         {
-            Database = "platform", Username = "owner_without_createrole", Password = "only-in-tests",
+            Database = "platform",
+            Username = "owner_without_createrole",
+            Password = "only-in-tests",
         }.ConnectionString;
 
         var refusal = await Assert.ThrowsAsync<StartupException>(() => DatabaseMigrator.MigrateAsync(owner, CancellationToken.None));
@@ -63,7 +65,7 @@ public sealed class DatabaseTests(ServiceFixture fixture)
     public static TheoryData<bool, string?, bool> ConnectedStates()
     {
         var data = new TheoryData<bool, string?, bool>();
-        foreach (var (hasApiKey, status, connected, _) in AccountResolverTests.s_states)
+        foreach (var (hasApiKey, status, connected, _) in AccountResolverTests.States)
         {
             data.Add(hasApiKey, status, connected);
         }

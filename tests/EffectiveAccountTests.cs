@@ -28,7 +28,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture)
         foreach (var link in Enum.GetValues<Link>())
         {
             data.Add(null, link);
-            for (var key = 0; key < AccountResolverTests.s_states.Length; key++)
+            for (var key = 0; key < AccountResolverTests.States.Length; key++)
             {
                 data.Add(key, link);
             }
@@ -56,7 +56,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture)
             _ => throw new ArgumentOutOfRangeException(nameof(link)),
         };
         var agent = await views.AddAgentAsync(_org, linked);
-        var (hasApiKey, status, ownKeyCounts, returned) = keyState is { } state ? AccountResolverTests.s_states[state] : (false, null, false, "");
+        var (hasApiKey, status, ownKeyCounts, returned) = keyState is { } state ? AccountResolverTests.States[state] : (false, null, false, "");
         var key = keyState is null
             ? Guid.Empty
             : await views.AddKeyAsync(agent, new() { Status = status, ApiKey = hasApiKey ? "cal_secret" : null });

@@ -18,7 +18,8 @@ internal sealed class TestDatabase
     /// <summary>Connects as a login that is <c>calcom_reader</c> and nothing else.</summary>
     public string ServiceConnectionString => new NpgsqlConnectionStringBuilder(OwnerConnectionString)
     {
-        Username = "calcom_test_service", Password = ServicePassword,
+        Username = "calcom_test_service",
+        Password = ServicePassword,
     }.ConnectionString;
 
     /// <summary>The service's own tables, made by its own migration.</summary>

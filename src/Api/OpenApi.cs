@@ -75,11 +75,15 @@ internal static class OpenApi
         document.Tags = [.. s_tags.Select(name => new OpenApiTag { Name = name })];
         document.Components.SecuritySchemes[ApiKeyScheme] = new()
         {
-            Type = OpenApiSecuritySchemeType.ApiKey, In = OpenApiSecurityApiKeyLocation.Header, Name = ApiKeyScheme,
+            Type = OpenApiSecuritySchemeType.ApiKey,
+            In = OpenApiSecurityApiKeyLocation.Header,
+            Name = ApiKeyScheme,
         };
         document.Components.SecuritySchemes[BearerScheme] = new()
         {
-            Type = OpenApiSecuritySchemeType.Http, Scheme = "bearer", BearerFormat = "JWT",
+            Type = OpenApiSecuritySchemeType.Http,
+            Scheme = "bearer",
+            BearerFormat = "JWT",
         };
         document.Security = [new() { [ApiKeyScheme] = [] }];
 

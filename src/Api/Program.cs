@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using FluentValidation.AspNetCore;
@@ -23,7 +24,7 @@ internal static class Program
         }
         catch (StartupException exception)
         {
-            await Console.Error.WriteLineAsync($"calcom-accounts: {exception.Message}");
+            await Console.Error.WriteLineAsync($"calcom-accounts: {exception.Message.ReplaceLineEndings(" ")}");
             return 1;
         }
     }
@@ -33,6 +34,9 @@ internal static class Program
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
         builder.WebHost.ConfigureKestrel(kestrel => kestrel.AddServerHeader = false);
+
+        // All it ever logs is the stack trace of a failed start; Main says why in one line.
+        builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 
         builder.Services.AddApplication();
         builder.Services.AddInfrastructure(
@@ -76,9 +80,10 @@ internal static class Program
         {
             await app.StartAsync();
         }
-        catch (IOException exception)
+        catch (Exception exception) when (exception
+            is IOException or SocketException or FormatException or InvalidOperationException or ArgumentException)
         {
-            throw new StartupException($"{exception.Message.TrimEnd('.')}; choose another address with --urls http://localhost:5001", exception);
+            throw new StartupException($"can't listen: {exception.Message.TrimEnd('.')}; choose an address with --urls, as in --urls http://localhost:5001", exception);
         }
 
         development?.Announce(app);

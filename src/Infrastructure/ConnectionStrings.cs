@@ -37,5 +37,5 @@ public static class ConnectionStrings
 
     /// <summary>The server and database, without user and password.</summary>
     internal static string Describe(NpgsqlConnectionStringBuilder server) =>
-        $"{server.Host}:{server.Port}/{server.Database ?? server.Username}";
+        $"{server.Host}:{server.Port}, database {server.Database ?? server.Username ?? "of the user's name"}";
 }

@@ -16,7 +16,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     private const int OldestMajorVersion = 14;
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
-    private static readonly TimeSpan ContainerPatience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan s_containerPatience = TimeSpan.FromSeconds(30);
 
     private readonly Process _reaper;
 
@@ -105,7 +105,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             $"psql 'host={data} user=postgres dbname=postgres'");
     }
 
-    private static async Task<EmbeddedPostgres> StartContainerAsync(CancellationToken cancellationToken)
+    internal static async Task<EmbeddedPostgres> StartContainerAsync(CancellationToken cancellationToken)
     {
         var image = Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? DefaultImage;
         var name = $"calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
@@ -147,14 +147,14 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
                 await connection.OpenAsync(cancellationToken);
                 return;
             }
-            catch (NpgsqlException) when (Stopwatch.GetElapsedTime(started) < ContainerPatience)
+            catch (NpgsqlException) when (Stopwatch.GetElapsedTime(started) < s_containerPatience)
             {
                 await Task.Delay(TimeSpan.FromMilliseconds(100), cancellationToken);
             }
             catch (NpgsqlException exception)
             {
                 throw new StartupException(
-                    $"the PostgreSQL container did not answer within {ContainerPatience.TotalSeconds} seconds: {exception.Message}",
+                    $"the PostgreSQL container did not answer within {s_containerPatience.TotalSeconds} seconds: {exception.Message}",
                     exception);
             }
         }

@@ -1,0 +1,99 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Globalization;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>The program as its user starts it: a process with arguments, an environment, output and an exit code.</summary>
+internal sealed class ServiceProcess : IDisposable
+{
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
+
+    private readonly Process _process;
+    private readonly ConcurrentQueue<string> _output = [];
+    private readonly ConcurrentQueue<string> _errors = [];
+
+    private ServiceProcess(string[] command, Dictionary<string, string> environment)
+    {
+        var start = new ProcessStartInfo(command[0], command[1..])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = Path.GetTempPath(),
+        };
+        foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ASPNETCORE_", StringComparison.Ordinal) || name is "DOTNET_ENVIRONMENT").ToList())
+        {
+            start.Environment.Remove(name);
+        }
+
+        foreach (var (name, value) in environment)
+        {
+            start.Environment[name] = value;
+        }
+
+        _process = Process.Start(start)!;
+        _process.OutputDataReceived += (_, line) => _output.Enqueue(line.Data ?? "");
+        _process.ErrorDataReceived += (_, line) => _errors.Enqueue(line.Data ?? "");
+        _process.BeginOutputReadLine();
+        _process.BeginErrorReadLine();
+    }
+
+    public int Id => _process.Id;
+
+    public string Output => string.Join('\n', _output).TrimEnd();
+
+    public string Errors => string.Join('\n', _errors).TrimEnd();
+
+    /// <summary>The built program, in Production unless the environment says otherwise.</summary>
+    public static ServiceProcess Start(string[] arguments, Dictionary<string, string>? environment = null) =>
+        new(["dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments], environment ?? []);
+
+    /// <summary>The README's first command, on the tree that these tests were built from.</summary>
+    public static ServiceProcess DotnetRun(string[] arguments, Dictionary<string, string>? environment = null) =>
+        new(["dotnet", "run", "--no-build", "--configuration", Configuration, "--project", Path.Combine(Repository, "src", "Api"), "--", .. arguments], environment ?? []);
+
+    public async Task<int> WaitForExitAsync()
+    {
+        using var patience = new CancellationTokenSource(s_patience);
+        await _process.WaitForExitAsync(patience.Token);
+        return _process.ExitCode;
+    }
+
+    /// <summary>The first line of the output that holds this text.</summary>
+    public async Task<string> WaitForLineAsync(string text)
+    {
+        for (var started = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(started) < s_patience; await Task.Delay(50))
+        {
+            if (_output.FirstOrDefault(line => line.Contains(text, StringComparison.Ordinal)) is { } line)
+            {
+                return line;
+            }
+        }
+
+        throw new TimeoutException($"No '{text}' in:\n{Output}\n{Errors}");
+    }
+
+    /// <param name="signal">INT, TERM or KILL.</param>
+    public void Signal(string signal) => Signal(signal, Id);
+
+    public static void Signal(string signal, int processId)
+    {
+        using var kill = Process.Start("kill", [$"-{signal}", processId.ToString(CultureInfo.InvariantCulture)]);
+        kill.WaitForExit();
+    }
+
+    public void Dispose()
+    {
+        if (!_process.HasExited)
+        {
+            _process.Kill(entireProcessTree: true);
+        }
+
+        _process.Dispose();
+    }
+
+    // tests/bin/{configuration}/{framework}/
+    private static string Configuration => new DirectoryInfo(AppContext.BaseDirectory).Parent!.Name;
+
+    private static string Repository => Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "..", "..", "..", ".."));
+}

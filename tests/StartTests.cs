@@ -1,0 +1,280 @@
+using System.Net;
+using System.Net.Sockets;
+using CalcomAccounts.Infrastructure;
+using Dapper;
+using Npgsql;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>Sections 5 and 6 of the contract: the program as a process, started and stopped as its users do it.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class StartTests(ServiceFixture fixture)
+{
+    private const string Bearer = "Authentication__Schemes__Bearer__";
+    private const string Secret = "not-to-be-seen";
+    private const string AnyPort = "--urls=http://127.0.0.1:0";
+
+    private static readonly string s_signingKey = Convert.ToBase64String(Tokens.Key);
+
+    private Dictionary<string, string> Complete => new()
+    {
+        ["ConnectionStrings__CalcomAccounts"] = fixture.Tables.ServiceConnectionString,
+        [Bearer + "ValidIssuer"] = Tokens.Issuer,
+        [Bearer + "ValidAudience"] = Tokens.Audience,
+        [Bearer + "SigningKeys__0__Issuer"] = Tokens.Issuer,
+        [Bearer + "SigningKeys__0__Value"] = s_signingKey,
+    };
+
+    [Theory]
+    [InlineData("ConnectionStrings__CalcomAccounts", "ConnectionStrings:CalcomAccounts")]
+    [InlineData(Bearer + "ValidIssuer", "Authentication:Schemes:Bearer:ValidIssuer")]
+    [InlineData(Bearer + "ValidAudience", "Authentication:Schemes:Bearer:ValidAudience")]
+    [InlineData(Bearer + "SigningKeys__0__", "Authentication:Schemes:Bearer:SigningKeys")]
+    public async Task OutsideDevelopmentAMissingSettingIsNamed(string left, string named)
+    {
+        foreach (var environment in new[] { null, "Production", "Staging" })
+        {
+            var settings = Complete.Where(setting => !setting.Key.StartsWith(left, StringComparison.Ordinal)).ToDictionary();
+            if (environment is not null)
+            {
+                settings["ASPNETCORE_ENVIRONMENT"] = environment;
+            }
+
+            await AssertRefusesAsync([AnyPort], settings, named);
+        }
+    }
+
+    [Fact]
+    public async Task DotnetRunIsNotDevelopmentWhereTheEnvironmentSaysOtherwise()
+    {
+        foreach (var variable in new[] { "ASPNETCORE_ENVIRONMENT", "DOTNET_ENVIRONMENT" })
+        {
+            using var process = ServiceProcess.DotnetRun([AnyPort], new() { [variable] = "Production" });
+
+            Assert.NotEqual(0, await process.WaitForExitAsync());
+            Assert.Contains("ConnectionStrings:CalcomAccounts", process.Errors, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task InDevelopmentHalfOfTheSettingsIsAsGoodAsNone() => await AssertRefusesAsync(
+        [AnyPort],
+        new() { ["ASPNETCORE_ENVIRONMENT"] = "Development", ["ConnectionStrings__CalcomAccounts"] = "Host=localhost", [Bearer + "ValidIssuer"] = Tokens.Issuer },
+        "Authentication:Schemes:Bearer:ValidAudience");
+
+    [Theory]
+    [InlineData("ConnectionStrings__CalcomAccounts", "", "ConnectionStrings:CalcomAccounts")]
+    [InlineData("ConnectionStrings__CalcomAccounts", "Database=x;Password=" + Secret, "ConnectionStrings:CalcomAccounts")]
+    [InlineData("ConnectionStrings__CalcomAccounts", "postgres://user:" + Secret + "@db/platform", "ConnectionStrings:CalcomAccounts")]
+    [InlineData("ConnectionStrings__CalcomAccounts", "Host=db;Passwort=" + Secret, "ConnectionStrings:CalcomAccounts")]
+    [InlineData("ConnectionStrings__CalcomAccounts", "Host=db;Port=" + Secret, "ConnectionStrings:CalcomAccounts")]
+    [InlineData(Bearer + "SigningKeys__0__Value", Secret + "!", "Authentication:Schemes:Bearer:SigningKeys:0:Value")]
+    [InlineData(Bearer + "SigningKeys__0__Value", "c2hvcnQ=", "Authentication:Schemes:Bearer:SigningKeys:0:Value")]
+    [InlineData(Bearer + "SigningKeys__0__Value", "", "Authentication:Schemes:Bearer:SigningKeys:0:Value")]
+    [InlineData(Bearer + "SigningKeys__0__Issuer", "https://other.example", "Authentication:Schemes:Bearer:SigningKeys:0:Issuer")]
+    [InlineData(Bearer + "ValidIssuer", "", "Authentication:Schemes:Bearer:ValidIssuer")]
+    [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer")]
+    [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer")]
+    public async Task ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string value, string named)
+    {
+        var settings = Complete;
+        settings[setting] = value;
+
+        await AssertRefusesAsync([AnyPort], settings, named);
+    }
+
+    [Fact]
+    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate");
+
+    [Fact]
+    public async Task ATakenPortIsNamed()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        var url = $"http://127.0.0.1:{((IPEndPoint)listener.LocalEndpoint).Port}";
+
+        await AssertRefusesAsync(["--urls", url], Complete, url, "--urls");
+    }
+
+    [Theory]
+    [InlineData("garbage")]
+    [InlineData("http://192.0.2.1:5000")]
+    [InlineData("https://127.0.0.1:0")]
+    public async Task AnAddressThatCanNotBeListenedOnIsRefused(string url) =>
+        await AssertRefusesAsync(["--urls", url], Complete, "can't listen", "--urls");
+
+    [Fact]
+    public async Task TheDatabaseMayBeAwayAtStart()
+    {
+        var settings = Complete;
+        settings["ConnectionStrings__CalcomAccounts"] = "Host=127.0.0.1;Port=1;Username=nobody";
+        using var process = ServiceProcess.Start([AnyPort], settings);
+        var url = (await process.WaitForLineAsync("Now listening on: "))[^"http://127.0.0.1:00000".Length..].Trim();
+        using var client = new HttpClient();
+
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"http://{url.Split("://")[^1]}/health/live"))).StatusCode);
+    }
+
+    [Fact]
+    public async Task MigrateBringsADatabaseToTheCurrentSchema_AndTwiceIsHarmless()
+    {
+        var settings = new Dictionary<string, string> { ["ConnectionStrings__CalcomAccounts"] = await fixture.Server.CreateDatabaseAsync() };
+
+        foreach (var said in new[] { "applied 001_tables.sql, 002_reader_role.sql", "already at the current schema" })
+        {
+            using var migrate = ServiceProcess.Start(["migrate"], settings);
+            Assert.Equal((0, said, ""), (await migrate.WaitForExitAsync(), migrate.Output, migrate.Errors));
+        }
+    }
+
+    [Fact]
+    public async Task MigrateWithoutADatabaseSaysWhichSettingIsMissing() =>
+        await AssertRefusesAsync(["migrate"], [], "ConnectionStrings:CalcomAccounts");
+
+    [Fact]
+    public async Task MigrateSaysWhichServerIsOutOfReach() => await AssertRefusesAsync(
+        ["migrate"],
+        new() { ["ConnectionStrings__CalcomAccounts"] = $"Host=127.0.0.1;Port=1;Database=platform;Username=owner;Password={Secret}" },
+        "127.0.0.1:1, database platform");
+
+    [Fact]
+    public async Task MigrateByOneWhoMayNotSaysSo() => await AssertRefusesAsync(
+        ["migrate"],
+        new() { ["ConnectionStrings__CalcomAccounts"] = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString) { Database = "postgres" }.ConnectionString },
+        "permission denied", "Nothing was changed");
+
+    [Fact]
+    public async Task DotnetRunServesEveryOutcome_AndCtrlCStopsItAndItsDatabase()
+    {
+        using var process = ServiceProcess.DotnetRun([AnyPort]);
+        var page = await process.WaitForLineAsync("OpenAPI page: ");
+        var data = DataFolder(await process.WaitForLineAsync("psql "));
+
+        foreach (var outcome in new[] { "agent", "org_linked", "none" })
+        {
+            Assert.Contains($"\"type\":\"{outcome}\"", await PasteAsync(CurlLine(process, outcome)), StringComparison.Ordinal);
+        }
+
+        Assert.Contains("swagger", await PasteAsync($"curl --location {page.Split(' ')[^1]}"), StringComparison.Ordinal);
+
+        // A terminal sends it to both.
+        ServiceProcess.Signal("INT", ChildOf(process.Id));
+        process.Signal("INT");
+        Assert.Equal(0, await process.WaitForExitAsync());
+        Assert.False(Directory.Exists(data));
+        Assert.Equal("", process.Errors);
+    }
+
+    [Fact]
+    public async Task AKilledRunLeavesNothingBehind_AndOneBesideItGoesOn()
+    {
+        using var other = ServiceProcess.DotnetRun([AnyPort]);
+        using var killed = ServiceProcess.DotnetRun([AnyPort]);
+        await Task.WhenAll(other.WaitForLineAsync("OpenAPI page: "), killed.WaitForLineAsync("OpenAPI page: "));
+        var data = DataFolder(await killed.WaitForLineAsync("psql "));
+        var service = ChildOf(killed.Id);
+        Assert.True(Directory.Exists(data));
+
+        // The service notices that its parent is gone, and the reaper of the database that the service is.
+        killed.Signal("KILL");
+        await AssertEventuallyAsync(() => !Directory.Exists($"/proc/{service}") && !Directory.Exists(data));
+
+        Assert.Contains("\"type\":\"agent\"", await PasteAsync(CurlLine(other, "agent")), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task AKilledServiceTakesItsDatabaseWithIt()
+    {
+        using var process = ServiceProcess.Start([AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development" });
+        await process.WaitForLineAsync("OpenAPI page: ");
+        var data = DataFolder(await process.WaitForLineAsync("psql "));
+        var postmaster = (await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0];
+
+        process.Signal("KILL");
+
+        await AssertEventuallyAsync(() => !Directory.Exists($"/proc/{postmaster}") && !Directory.Exists(data));
+    }
+
+    [Fact]
+    public async Task SigtermStopsAServiceWithExitCodeZero()
+    {
+        using var process = ServiceProcess.Start([AnyPort], Complete);
+        await process.WaitForLineAsync("Application started");
+
+        process.Signal("TERM");
+
+        Assert.Equal(0, await process.WaitForExitAsync());
+    }
+
+    [Fact]
+    public async Task TheSamplesServiceIsTheReaderAndNothingElse()
+    {
+        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
+
+        Assert.Equal("calcom_reader", await connection.ExecuteScalarAsync<string>(
+            "select string_agg(rolname, ',') from pg_roles where rolname <> current_user and pg_has_role(current_user, oid, 'member')"));
+        Assert.False(await connection.ExecuteScalarAsync<bool>(
+            "select rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls from pg_roles where rolname = current_user"));
+    }
+
+    [Fact]
+    public async Task WithDockerAContainerDoesAsWell_AndGoesWhenItIsDoneWith()
+    {
+        if (!fixture.Server.IsTestcontainers)
+        {
+            await Assert.ThrowsAsync<StartupException>(() => EmbeddedPostgres.StartContainerAsync(CancellationToken.None));
+            return;
+        }
+
+        string connectionString;
+        await using (var server = await EmbeddedPostgres.StartContainerAsync(CancellationToken.None))
+        {
+            connectionString = server.ConnectionString;
+            await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));
+            Assert.Equal(3, await connection.ExecuteScalarAsync<long>("select count(id) from calcom.agents"));
+        }
+
+        await using var gone = new NpgsqlConnection(connectionString + ";Pooling=false");
+        await Assert.ThrowsAsync<NpgsqlException>(() => gone.OpenAsync());
+    }
+
+    private static async Task AssertRefusesAsync(string[] arguments, Dictionary<string, string> environment, params string[] named)
+    {
+        using var process = ServiceProcess.Start(arguments, environment);
+
+        Assert.NotEqual(0, await process.WaitForExitAsync());
+        Assert.Single(process.Errors.Split('\n'));
+        Assert.Equal("", process.Output);
+        Assert.All(named, name => Assert.Contains(name, process.Errors, StringComparison.Ordinal));
+        Assert.DoesNotContain(Secret, process.Errors, StringComparison.Ordinal);
+        Assert.DoesNotContain(s_signingKey, process.Errors, StringComparison.Ordinal);
+    }
+
+    private static string CurlLine(ServiceProcess process, string outcome) =>
+        process.Output.Split('\n').SkipWhile(line => line != $"# {outcome}").ElementAt(1);
+
+    private static string DataFolder(string psqlLine) => psqlLine.Split("host=")[1].Split(' ')[0];
+
+    private static async Task<string> PasteAsync(string commandLine)
+    {
+        using var shell = System.Diagnostics.Process.Start(
+            new System.Diagnostics.ProcessStartInfo("sh", ["-c", commandLine]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+        var output = shell.StandardOutput.ReadToEndAsync();
+        await shell.StandardError.ReadToEndAsync();
+        return await output;
+    }
+
+    private static int ChildOf(int processId) =>
+        int.Parse(File.ReadAllText($"/proc/{processId}/task/{processId}/children").Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture);
+
+    private static async Task AssertEventuallyAsync(Func<bool> condition)
+    {
+        for (var i = 0; i < 100 && !condition(); i++)
+        {
+            await Task.Delay(100);
+        }
+
+        Assert.True(condition());
+    }
+}
