@@ -73,9 +73,11 @@ internal sealed class ServiceProcess : IDisposable
         throw new TimeoutException($"No '{text}' in:\n{Output}\n{Errors}");
     }
 
-    /// <param name="signal">INT, TERM or KILL.</param>
-    public void Signal(string signal) => Signal(signal, Id);
+    /// <param name="withAllItsChildren">Whether every descendant is killed as well.</param>
+    public void Kill(bool withAllItsChildren) => _process.Kill(withAllItsChildren);
 
+    /// <param name="signal">INT or TERM.</param>
+    /// <param name="processId">Which process it is sent to.</param>
     public static void Signal(string signal, int processId)
     {
         using var kill = Process.Start("kill", [$"-{signal}", processId.ToString(CultureInfo.InvariantCulture)]);

@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using CalcomAccounts.Infrastructure;
@@ -159,7 +161,7 @@ public sealed class StartTests(ServiceFixture fixture)
 
         // A terminal sends it to both.
         ServiceProcess.Signal("INT", ChildOf(process.Id));
-        process.Signal("INT");
+        ServiceProcess.Signal("INT", process.Id);
         Assert.Equal(0, await process.WaitForExitAsync());
         Assert.False(Directory.Exists(data));
         Assert.Equal("", process.Errors);
@@ -175,24 +177,26 @@ public sealed class StartTests(ServiceFixture fixture)
         var service = ChildOf(killed.Id);
         Assert.True(Directory.Exists(data));
 
-        // The service notices that its parent is gone, and the reaper of the database that the service is.
-        killed.Signal("KILL");
-        await AssertEventuallyAsync(() => !Directory.Exists($"/proc/{service}") && !Directory.Exists(data));
+        // The service notices that `dotnet run` is gone, and the database's reaper that the service is.
+        killed.Kill(withAllItsChildren: false);
+        await AssertEventuallyAsync(() => HasEnded(service) && !Directory.Exists(data));
 
         Assert.Contains("\"type\":\"agent\"", await PasteAsync(CurlLine(other, "agent")), StringComparison.Ordinal);
     }
 
-    [Fact]
-    public async Task AKilledServiceTakesItsDatabaseWithIt()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task AKilledServiceTakesItsDatabaseWithIt(bool withAllItsChildren)
     {
         using var process = ServiceProcess.Start([AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development" });
         await process.WaitForLineAsync("OpenAPI page: ");
         var data = DataFolder(await process.WaitForLineAsync("psql "));
-        var postmaster = (await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0];
+        var postmaster = int.Parse((await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
 
-        process.Signal("KILL");
+        process.Kill(withAllItsChildren);
 
-        await AssertEventuallyAsync(() => !Directory.Exists($"/proc/{postmaster}") && !Directory.Exists(data));
+        await AssertEventuallyAsync(() => HasEnded(postmaster) && !Directory.Exists(data));
     }
 
     [Fact]
@@ -201,7 +205,7 @@ public sealed class StartTests(ServiceFixture fixture)
         using var process = ServiceProcess.Start([AnyPort], Complete);
         await process.WaitForLineAsync("Application started");
 
-        process.Signal("TERM");
+        ServiceProcess.Signal("TERM", process.Id);
 
         Assert.Equal(0, await process.WaitForExitAsync());
     }
@@ -258,15 +262,19 @@ public sealed class StartTests(ServiceFixture fixture)
 
     private static async Task<string> PasteAsync(string commandLine)
     {
-        using var shell = System.Diagnostics.Process.Start(
-            new System.Diagnostics.ProcessStartInfo("sh", ["-c", commandLine]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+        using var shell = Process.Start(
+            new ProcessStartInfo("sh", ["-c", commandLine]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
         var output = shell.StandardOutput.ReadToEndAsync();
         await shell.StandardError.ReadToEndAsync();
         return await output;
     }
 
     private static int ChildOf(int processId) =>
-        int.Parse(File.ReadAllText($"/proc/{processId}/task/{processId}/children").Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture);
+        int.Parse(File.ReadAllText($"/proc/{processId}/task/{processId}/children").Split(' ')[0], CultureInfo.InvariantCulture);
+
+    // Gone, or a zombie where nobody reaps orphans.
+    private static bool HasEnded(int processId) =>
+        !Directory.Exists($"/proc/{processId}") || File.ReadAllText($"/proc/{processId}/stat").Contains(") Z ", StringComparison.Ordinal);
 
     private static async Task AssertEventuallyAsync(Func<bool> condition)
     {

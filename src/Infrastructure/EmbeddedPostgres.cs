@@ -58,7 +58,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         _reaper.StandardInput.Close();
-        await _reaper.WaitForExitAsync();
+        await _reaper.StandardOutput.ReadToEndAsync();
         _reaper.Dispose();
     }
 
@@ -161,11 +161,12 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     }
 
     /// <summary>
-    /// A process of its own that cleans up when its standard input ends, which the kernel sees to even when this
-    /// process is killed. It ignores Ctrl-C, so that requests in flight are answered before the database goes.
+    /// A shell in the background that cleans up when its standard input ends, which the kernel sees to even when this
+    /// process is killed. It ignores Ctrl-C, so that requests in flight are answered before the database goes; a child
+    /// of nobody in a session of its own, it outlives the killing of this process's whole tree or group.
     /// </summary>
-    private static Process StartReaper(string[] asUser, string cleanUp) =>
-        Start([.. asUser, "sh", "-c", $"trap '' INT TERM HUP; cat; {cleanUp}"]);
+    private static Process StartReaper(string[] asUser, string cleanUp) => Start(
+        [.. asUser, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}\" 2>/dev/null &"]);
 
     private static async Task<Programs?> FindProgramsAsync(CancellationToken cancellationToken)
     {
