@@ -13,6 +13,9 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         var served = await GetDocumentAsync();
         var contract = ReadContract();
 
+        // The other tags have no operation here, and the page would show each as an empty section.
+        contract["tags"] = new JsonArray(new JsonObject { ["name"] = "CalComService" });
+
         // Compared below, or a matter of the generator.
         foreach (var document in new[] { served, contract })
         {

@@ -21,12 +21,6 @@ internal static class OpenApi
     private const string ApiKeyScheme = "X-Api-Key";
     private const string Placeholder = "<string>";
 
-    private static readonly string[] s_tags =
-    [
-        "AgentService", "AgentToolService", "WidgetSettingsService", "PhoneService", "AppointmentService", "GHLService",
-        "CalComService", "CampaignService", "ContactService", "CallingService", "RAGService", "ModelService", "HealthService",
-    ];
-
     private static readonly AgentCalcomEffectiveAccountData s_account =
         new(true, Placeholder, Placeholder, Placeholder, Placeholder, Placeholder);
 
@@ -66,13 +60,13 @@ internal static class OpenApi
             },
         };
         app.UseMiddleware<DocumentMiddleware>("v1", "/swagger/v1/swagger.json", settings);
-        app.UseSwaggerUi();
+        app.UseSwaggerUi(page => page.DocExpansion = "list");
     }
 
     private static void Complete(OpenApiDocument document)
     {
         document.Generator = null;
-        document.Tags = [.. s_tags.Select(name => new OpenApiTag { Name = name })];
+        document.Tags = [.. document.Operations.SelectMany(operation => operation.Operation.Tags).Distinct().Select(tag => new OpenApiTag { Name = tag })];
         document.Components.SecuritySchemes[ApiKeyScheme] = new()
         {
             Type = OpenApiSecuritySchemeType.ApiKey,
