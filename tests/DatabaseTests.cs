@@ -170,7 +170,7 @@ public sealed class DatabaseTests(ServiceFixture fixture)
             insert into calcom.agents (id, org_id, org_account_id)
                 select md5('agent' || n)::uuid, md5('org' || n % 100000)::uuid, md5('account' || n % 100000)::uuid from generate_series(1, 1000000) n;
             insert into calcom.agent_keys (agent_id, api_key)
-                select md5('agent' || n)::uuid, 'cal_secret' from generate_series(1, 1000000, 3) n;
+                select md5('agent' || n)::uuid, 'cal_secret' from generate_series(1, 1000000, 10) n;
             insert into calcom.org_members
                 select md5('org' || n)::uuid, 'user' || n from generate_series(1, 100000) n;
             analyze calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members

@@ -1,3 +1,4 @@
+using System.Globalization;
 using CalcomAccounts.Infrastructure;
 using DotNet.Testcontainers.Builders;
 using Npgsql;
@@ -42,7 +43,22 @@ internal sealed class PostgresServer : IAsyncDisposable
         return new NpgsqlConnectionStringBuilder(ConnectionString) { Database = name }.ConnectionString;
     }
 
+    /// <summary>Stops every process of the server where it stands: connections stay, and nothing answers.</summary>
+    public Task FreezeAsync() => _server is PostgreSqlContainer container ? container.PauseAsync() : SignalAsync("STOP");
+
+    public Task ThawAsync() => _server is PostgreSqlContainer container ? container.UnpauseAsync() : SignalAsync("CONT");
+
     public ValueTask DisposeAsync() => _server.DisposeAsync();
+
+    private async Task SignalAsync(string signal)
+    {
+        var data = new NpgsqlConnectionStringBuilder(ConnectionString).Host;
+        var postmaster = int.Parse((await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
+        foreach (var process in ServiceProcess.ChildrenOf(postmaster).Append(postmaster))
+        {
+            ServiceProcess.Signal(signal, process);
+        }
+    }
 
     private static PostgreSqlContainer? TryBuildContainer()
     {

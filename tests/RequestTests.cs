@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text;
 using Microsoft.Extensions.Logging;
 
@@ -130,6 +131,16 @@ public sealed class RequestTests(ServiceFixture fixture)
         }
     }
 
+    [Theory]
+    [InlineData("/health/live")]
+    [InlineData("/health/ready")]
+    public async Task HealthIsOnlyRead(string path)
+    {
+        var answer = await fixture.Service.SendAsync("POST", path);
+
+        Assert.Equal((405, MethodNotAllowed, "GET, HEAD"), (answer.Status, answer.Body, answer.Header("Allow")));
+    }
+
     [Fact]
     public async Task HeadIsAnsweredAsGetWithoutABody()
     {
@@ -231,11 +242,34 @@ public sealed class RequestTests(ServiceFixture fixture)
             await command.ExecuteNonQueryAsync();
         }
 
-        var started = System.Diagnostics.Stopwatch.GetTimestamp();
+        var started = Stopwatch.GetTimestamp();
         var answer = await fixture.Service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org));
 
         Assert.Equal((500, InternalError), (answer.Status, answer.Body));
-        Assert.InRange(System.Diagnostics.Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
+    }
+
+    [Fact]
+    public async Task AFrozenDatabaseIsAnInternalErrorWithinFiveSeconds_AndForgottenWhenItThaws()
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        Assert.Equal(200, (await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
+
+        await fixture.Server.FreezeAsync();
+        try
+        {
+            var started = Stopwatch.GetTimestamp();
+            var answer = await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+
+            Assert.Equal((500, InternalError), (answer.Status, answer.Body));
+            Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
+        }
+        finally
+        {
+            await fixture.Server.ThawAsync();
+        }
+
+        Assert.Equal(200, (await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
     }
 
     [Fact]

@@ -76,7 +76,11 @@ internal sealed class ServiceProcess : IDisposable
     /// <param name="withAllItsChildren">Whether every descendant is killed as well.</param>
     public void Kill(bool withAllItsChildren) => _process.Kill(withAllItsChildren);
 
-    /// <param name="signal">INT or TERM.</param>
+    public static IEnumerable<int> ChildrenOf(int processId) => File.ReadAllText($"/proc/{processId}/task/{processId}/children")
+        .Split(' ', StringSplitOptions.RemoveEmptyEntries)
+        .Select(child => int.Parse(child, CultureInfo.InvariantCulture));
+
+    /// <param name="signal">INT, TERM, STOP or CONT.</param>
     /// <param name="processId">Which process it is sent to.</param>
     public static void Signal(string signal, int processId)
     {

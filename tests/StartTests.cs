@@ -150,7 +150,7 @@ public sealed class StartTests(ServiceFixture fixture)
     {
         using var process = ServiceProcess.DotnetRun([AnyPort]);
         var page = await process.WaitForLineAsync("OpenAPI page: ");
-        var data = DataFolder(await process.WaitForLineAsync("psql "));
+        var database = new Database(await process.WaitForLineAsync("psql "));
 
         foreach (var outcome in new[] { "agent", "org_linked", "none" })
         {
@@ -160,10 +160,10 @@ public sealed class StartTests(ServiceFixture fixture)
         Assert.Contains("swagger", await PasteAsync($"curl --location {page.Split(' ')[^1]}"), StringComparison.Ordinal);
 
         // A terminal sends it to both.
-        ServiceProcess.Signal("INT", ChildOf(process.Id));
+        ServiceProcess.Signal("INT", Assert.Single(ServiceProcess.ChildrenOf(process.Id)));
         ServiceProcess.Signal("INT", process.Id);
         Assert.Equal(0, await process.WaitForExitAsync());
-        Assert.False(Directory.Exists(data));
+        Assert.True(database.IsGone);
         Assert.Equal("", process.Errors);
     }
 
@@ -173,13 +173,13 @@ public sealed class StartTests(ServiceFixture fixture)
         using var other = ServiceProcess.DotnetRun([AnyPort]);
         using var killed = ServiceProcess.DotnetRun([AnyPort]);
         await Task.WhenAll(other.WaitForLineAsync("OpenAPI page: "), killed.WaitForLineAsync("OpenAPI page: "));
-        var data = DataFolder(await killed.WaitForLineAsync("psql "));
-        var service = ChildOf(killed.Id);
-        Assert.True(Directory.Exists(data));
+        var database = new Database(await killed.WaitForLineAsync("psql "));
+        var service = Assert.Single(ServiceProcess.ChildrenOf(killed.Id));
+        Assert.False(database.IsGone);
 
         // The service notices that `dotnet run` is gone, and the database's reaper that the service is.
         killed.Kill(withAllItsChildren: false);
-        await AssertEventuallyAsync(() => HasEnded(service) && !Directory.Exists(data));
+        await AssertEventuallyAsync(() => HasEnded(service) && database.IsGone);
 
         Assert.Contains("\"type\":\"agent\"", await PasteAsync(CurlLine(other, "agent")), StringComparison.Ordinal);
     }
@@ -191,12 +191,12 @@ public sealed class StartTests(ServiceFixture fixture)
     {
         using var process = ServiceProcess.Start([AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development" });
         await process.WaitForLineAsync("OpenAPI page: ");
-        var data = DataFolder(await process.WaitForLineAsync("psql "));
-        var postmaster = int.Parse((await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
+        var database = new Database(await process.WaitForLineAsync("psql "));
+        Assert.False(database.IsGone);
 
         process.Kill(withAllItsChildren);
 
-        await AssertEventuallyAsync(() => HasEnded(postmaster) && !Directory.Exists(data));
+        await AssertEventuallyAsync(() => database.IsGone);
     }
 
     [Fact]
@@ -258,8 +258,6 @@ public sealed class StartTests(ServiceFixture fixture)
     private static string CurlLine(ServiceProcess process, string outcome) =>
         process.Output.Split('\n').SkipWhile(line => line != $"# {outcome}").ElementAt(1);
 
-    private static string DataFolder(string psqlLine) => psqlLine.Split("host=")[1].Split(' ')[0];
-
     private static async Task<string> PasteAsync(string commandLine)
     {
         using var shell = Process.Start(
@@ -268,9 +266,6 @@ public sealed class StartTests(ServiceFixture fixture)
         await shell.StandardError.ReadToEndAsync();
         return await output;
     }
-
-    private static int ChildOf(int processId) =>
-        int.Parse(File.ReadAllText($"/proc/{processId}/task/{processId}/children").Split(' ')[0], CultureInfo.InvariantCulture);
 
     // Gone, or a zombie where nobody reaps orphans.
     private static bool HasEnded(int processId) =>
@@ -284,5 +279,29 @@ public sealed class StartTests(ServiceFixture fixture)
         }
 
         Assert.True(condition());
+    }
+
+    /// <summary>The database that a service started for itself, as it announces it: a server on a socket, or a container.</summary>
+    private sealed class Database
+    {
+        private readonly string? _data;
+        private readonly int? _postmaster;
+        private readonly string? _container;
+
+        public Database(string psqlLine)
+        {
+            if (psqlLine.Contains("docker exec", StringComparison.Ordinal))
+            {
+                _container = psqlLine.Split(' ').First(word => word.StartsWith("calcom-accounts-", StringComparison.Ordinal));
+                return;
+            }
+
+            _data = psqlLine.Split("host=")[1].Split(' ')[0];
+            _postmaster = int.Parse(File.ReadLines($"{_data}/postmaster.pid").First(), CultureInfo.InvariantCulture);
+        }
+
+        public bool IsGone => _postmaster is { } postmaster
+            ? HasEnded(postmaster) && !Directory.Exists(_data)
+            : PasteAsync($"docker ps --all --quiet --filter name={_container}").Result is "";
     }
 }

@@ -9,6 +9,8 @@ namespace CalcomAccounts.Api;
 
 internal static class Program
 {
+    private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
+
     public static async Task<int> Main(string[] args)
     {
         try
@@ -17,7 +19,7 @@ internal static class Program
             {
                 ["migrate", .. var options] => MigrateAsync(options),
                 [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
-                    throw new StartupException($"unknown command '{word}'; 'migrate' is the only one, and none serves"),
+                    throw new StartupException($"unknown command '{word}'; 'migrate' is the only one; without a command it serves"),
                 _ => ServeAsync(args),
             });
             return 0;
@@ -66,8 +68,8 @@ internal static class Program
         app.UseAuthentication();
         app.UseAuthorization();
         app.MapControllers().RequireAuthorization();
-        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false });
-        app.MapHealthChecks("/health/ready");
+        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly);
+        app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly);
         return app;
     }
 

@@ -11,7 +11,6 @@ internal sealed class Readiness(IAgentReader reader) : IHealthCheck
 
     public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken)
     {
-        // Not left to the database to notice: a frozen one does not answer a cancellation either.
         await reader.FindAsync(Guid.Empty, Caller.OfOrganization(Guid.Empty), cancellationToken)
             .WaitAsync(s_patience, cancellationToken);
         return HealthCheckResult.Healthy();

@@ -11,8 +11,8 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // Seconds, the last one milliseconds. Waiting for the pool and connecting share the first: with the command and its
-    // cancellation a request is answered within the 5 seconds of the contract.
+    // Seconds, the last one milliseconds: a server that answers at all answers or is given up well within the 5 seconds of
+    // the contract. Waiting for the pool and connecting share the first.
     internal const string ServiceDefaults =
         "Application Name=calcom-accounts;Timeout=2;Command Timeout=2;Cancellation Timeout=500;";
 
