@@ -84,7 +84,7 @@ internal sealed class ServiceProcess : IDisposable
     /// <param name="processId">Which process it is sent to.</param>
     public static void Signal(string signal, int processId)
     {
-        using var kill = Process.Start("kill", [$"-{signal}", processId.ToString(CultureInfo.InvariantCulture)]);
+        using var kill = Process.Start("sh", ["-c", $"kill -{signal} {processId}"]);
         kill.WaitForExit();
     }
 

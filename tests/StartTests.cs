@@ -268,8 +268,17 @@ public sealed class StartTests(ServiceFixture fixture)
     }
 
     // Gone, or a zombie where nobody reaps orphans.
-    private static bool HasEnded(int processId) =>
-        !Directory.Exists($"/proc/{processId}") || File.ReadAllText($"/proc/{processId}/stat").Contains(") Z ", StringComparison.Ordinal);
+    private static bool HasEnded(int processId)
+    {
+        try
+        {
+            return File.ReadAllText($"/proc/{processId}/stat").Contains(") Z ", StringComparison.Ordinal);
+        }
+        catch (IOException)
+        {
+            return true;
+        }
+    }
 
     private static async Task AssertEventuallyAsync(Func<bool> condition)
     {

@@ -64,7 +64,8 @@ internal static class Authentication
                 OnTokenValidated = async context =>
                 {
                     var token = (JsonWebToken)context.SecurityToken;
-                    if (await IsSignedAsItsKeySaysAsync(token, context.Options) && ReadCaller(token, organizationClaim) is { } caller)
+                    if (await IsSignedAsItsKeySaysAsync(token, context.Options, context.HttpContext.RequestAborted)
+                        && ReadCaller(token, organizationClaim) is { } caller)
                     {
                         context.HttpContext.Features.Set(caller);
                     }
@@ -131,7 +132,7 @@ internal static class Authentication
 
     private static SecurityKey ReadSigningKey(IConfigurationSection key)
     {
-        var bytes = new byte[(key["Value"]?.Length ?? 0)];
+        var bytes = new byte[key["Value"]?.Length ?? 0];
         return Convert.TryFromBase64String(key["Value"] ?? "", bytes, out var length) && length >= ShortestKeyBytes
             ? new SymmetricSecurityKey(bytes[..length])
             : throw new StartupException($"{key.Path}:Value has to be the base64 of at least {ShortestKeyBytes} bytes");
@@ -143,14 +144,15 @@ internal static class Authentication
         : throw new StartupException($"{key.Path}:Issuer is not among {Section}:ValidIssuers");
 
     // An authority may say of a key which algorithm it is for (RFC 7517, section 4.4).
-    private static async Task<bool> IsSignedAsItsKeySaysAsync(JsonWebToken token, JwtBearerOptions options)
+    private static async Task<bool> IsSignedAsItsKeySaysAsync(
+        JsonWebToken token, JwtBearerOptions options, CancellationToken cancellationToken)
     {
         if (token.SigningKey is SymmetricSecurityKey || options.ConfigurationManager is null)
         {
             return true;
         }
 
-        var configuration = await options.ConfigurationManager.GetConfigurationAsync(CancellationToken.None);
+        var configuration = await options.ConfigurationManager.GetConfigurationAsync(cancellationToken);
         return configuration.JsonWebKeySet.Keys.All(
             key => key.KeyId != token.SigningKey.KeyId || string.IsNullOrEmpty(key.Alg) || key.Alg == token.Alg);
     }

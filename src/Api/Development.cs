@@ -19,10 +19,10 @@ internal sealed class Development : IAsyncDisposable
 
     private Development(EmbeddedPostgres? database, byte[]? signingKey) => (_database, _signingKey) = (database, signingKey);
 
-    // `dotnet run` means Development where nobody says otherwise. launchSettings.json can't say so itself: what it sets
-    // wins over the caller's own environment.
+    // Started from source means Development where nobody says otherwise. launchSettings.json can't say so itself: what it
+    // sets wins over the caller's own environment.
     public static string[] DefaultArguments(string[] args) =>
-        IsStartedByDotnetRun
+        IsStartedFromSource
         && Environment.GetEnvironmentVariable("ASPNETCORE_ENVIRONMENT") is null
         && Environment.GetEnvironmentVariable("DOTNET_ENVIRONMENT") is null
             ? ["--environment", Environments.Development, .. args]
@@ -55,7 +55,7 @@ internal sealed class Development : IAsyncDisposable
             return new(database: null, signingKey);
         }
 
-        Console.WriteLine("Starting a PostgreSQL of its own, with sample data ...");
+        Console.WriteLine("Starting the service's own PostgreSQL, with sample data ...");
         var database = await EmbeddedPostgres.StartAsync(CancellationToken.None);
         try
         {
@@ -75,7 +75,7 @@ internal sealed class Development : IAsyncDisposable
     /// <summary>Says on the console, which is no log, how to ask the started service for each outcome.</summary>
     public void Announce(WebApplication app)
     {
-        if (IsStartedByDotnetRun)
+        if (IsStartedFromSource && !OperatingSystem.IsWindows())
         {
             _ = StopWithParentAsync(app.Lifetime);
         }
@@ -132,7 +132,8 @@ internal sealed class Development : IAsyncDisposable
         lifetime.StopApplication();
     }
 
-    private static bool IsStartedByDotnetRun => Environment.GetEnvironmentVariable("DOTNET_LAUNCH_PROFILE") is not null;
+    // As launchSettings.json says, which `dotnet run` and the IDEs follow.
+    private static bool IsStartedFromSource => Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_FROM_SOURCE") is not null;
 
     [DllImport("libc", EntryPoint = "getppid")]
     private static extern int GetParentProcessId();

@@ -11,10 +11,11 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // Seconds, the last one milliseconds: a server that answers at all answers or is given up well within the 5 seconds of
+    // Seconds, and milliseconds for the cancellation: a server that answers at all answers or is given up well within the 5 seconds of
     // the contract. Waiting for the pool and connecting share the first.
+    // Nothing that the service does leaves anything in a session to reset.
     internal const string ServiceDefaults =
-        "Application Name=calcom-accounts;Timeout=2;Command Timeout=2;Cancellation Timeout=500;";
+        "Application Name=calcom-accounts;Timeout=2;Command Timeout=2;Cancellation Timeout=500;No Reset On Close=true;";
 
     // Within the 15 seconds in which a migration that can't be done has to say so.
     internal const string MigrationDefaults = "Application Name=calcom-accounts-migrate;Timeout=5;Pooling=false;";

@@ -90,7 +90,13 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
 
                 """,
                 cancellationToken);
-            await RunAsync([.. pgCtl, "start", "--wait", "--log", $"{data}/log"], cancellationToken);
+            await RunAsync([.. pgCtl, "start", "--silent", "--wait", "--log", $"{data}/log"], cancellationToken);
+        }
+        catch (StartupException exception) when (File.Exists($"{data}/log"))
+        {
+            var log = (await File.ReadAllTextAsync($"{data}/log", cancellationToken)).ReplaceLineEndings(" ").Trim();
+            reaper.StandardInput.Close();
+            throw new StartupException($"{exception.Message} Its log: {log}", exception);
         }
         catch
         {
