@@ -1,4 +1,7 @@
 using System.Buffers.Text;
+using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
@@ -28,24 +31,9 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     {
         _keys.AddRange([Jwk("rsa", _rsa), new { kty = "EC", kid = "ec", use = "sig", crv = "P-256", x = Encode(_ec.ExportParameters(false).Q.X!), y = Encode(_ec.ExportParameters(false).Q.Y!) }]);
 
-        var builder = WebApplication.CreateSlimBuilder();
-        builder.Logging.ClearProviders();
-        _authority = builder.Build();
-        _authority.Urls.Add("http://127.0.0.1:0");
-        _authority.MapGet("/.well-known/openid-configuration", () => Results.Json(new { issuer = Issuer, jwks_uri = $"{Issuer}/keys" }));
-        _authority.MapGet("/keys", () => Results.Json(new { keys = _keys }));
-        await _authority.StartAsync();
-
+        _authority = await StartAuthorityAsync("http://127.0.0.1:0");
         _agent = await fixture.Tables.AddAgentAsync(s_org);
-        _service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new()
-        {
-            ["Authentication:Schemes:Bearer:Authority"] = Issuer,
-            ["Authentication:Schemes:Bearer:RequireHttpsMetadata"] = "false",
-            ["Authentication:Schemes:Bearer:RefreshInterval"] = "00:00:01",
-            ["Authentication:Schemes:Bearer:ValidIssuer"] = null,
-            ["Authentication:Schemes:Bearer:SigningKeys:0:Issuer"] = null,
-            ["Authentication:Schemes:Bearer:SigningKeys:0:Value"] = null,
-        });
+        _service = await StartServiceAsync(Issuer);
     }
 
     public async Task DisposeAsync()
@@ -104,6 +92,50 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
         await EventuallyAsync(401, Rs256("rsa", _rsa));
         Assert.Equal(200, await StatusAsync(Rs256("next", _nextRsa)));
     }
+
+    [Fact]
+    public async Task WithoutTheAuthoritysKeysATokenIsNotRefusedButTheRequestFails_WithinFiveSeconds()
+    {
+        using var silent = new TcpListener(IPAddress.Loopback, 0);
+        silent.Start();
+        var url = $"http://{silent.LocalEndpoint}";
+        await using var service = await StartServiceAsync(url);
+        var token = Rs256("rsa", _rsa, url);
+
+        var started = Stopwatch.GetTimestamp();
+        Assert.Equal(500, (await service.GetAccountAsync(_agent, token)).Status);
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
+        Assert.Equal(401, (await service.GetAccountAsync(_agent, token: null)).Status);
+
+        silent.Stop();
+        Assert.Equal(500, (await service.GetAccountAsync(_agent, token)).Status);
+
+        await using var authority = await StartAuthorityAsync(url);
+        Assert.Equal(200, (await service.GetAccountAsync(_agent, token)).Status);
+    }
+
+    private async Task<WebApplication> StartAuthorityAsync(string url)
+    {
+        var builder = WebApplication.CreateSlimBuilder();
+        builder.Logging.ClearProviders();
+        var authority = builder.Build();
+        authority.Urls.Add(url);
+        authority.MapGet("/.well-known/openid-configuration", (HttpRequest request) =>
+            Results.Json(new { issuer = $"http://{request.Host}", jwks_uri = $"http://{request.Host}/keys" }));
+        authority.MapGet("/keys", () => Results.Json(new { keys = _keys }));
+        await authority.StartAsync();
+        return authority;
+    }
+
+    private Task<TestService> StartServiceAsync(string authority) => TestService.StartAsync(fixture.Tables.ServiceConnectionString, new()
+    {
+        ["Authentication:Schemes:Bearer:Authority"] = authority,
+        ["Authentication:Schemes:Bearer:RequireHttpsMetadata"] = "false",
+        ["Authentication:Schemes:Bearer:RefreshInterval"] = "00:00:01",
+        ["Authentication:Schemes:Bearer:ValidIssuer"] = null,
+        ["Authentication:Schemes:Bearer:SigningKeys:0:Issuer"] = null,
+        ["Authentication:Schemes:Bearer:SigningKeys:0:Value"] = null,
+    });
 
     private async Task<int> StatusAsync(string token) => (await _service.GetAccountAsync(_agent, token)).Status;
 

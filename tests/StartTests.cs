@@ -301,7 +301,7 @@ public sealed class StartTests(ServiceFixture fixture)
         {
             if (psqlLine.Contains("docker exec", StringComparison.Ordinal))
             {
-                _container = psqlLine.Split(' ').First(word => word.StartsWith("calcom-accounts-", StringComparison.Ordinal));
+                _container = psqlLine.Split("--tty ")[1].Split(' ')[0];
                 return;
             }
 

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using CalcomAccounts.Application;
 
 namespace CalcomAccounts.Tests;
 
@@ -136,6 +137,14 @@ public sealed class TenancyTests(ServiceFixture fixture)
 
         await fixture.Tables.ExecuteAsync("delete from calcom.org_members where subject = @subject", new { subject = _subject });
         Assert.Equal(404, (await fixture.Service.GetAccountAsync(agent, Tokens.OfSubject(_subject))).Status);
+    }
+
+    [Fact]
+    public void ACallerNeverReachesMoreByNamingAnOrganization()
+    {
+        Assert.Equal(Caller.OfOrganization(_own), Caller.OfOrganization(_own).NarrowedTo(_other));
+        Assert.Equal((_other, _subject), (Caller.OfSubject(_subject).NarrowedTo(_other).OrgId, Caller.OfSubject(_subject).NarrowedTo(_other).Subject));
+        Assert.Throws<ArgumentException>(() => Caller.OfSubject(""));
     }
 
     // Written from the contract's text, case by case.

@@ -16,6 +16,9 @@ internal static class Authentication
 
     private const string OrganizationClaimKey = "Authentication:OrganizationClaim";
 
+    // An authority that does not answer is asked three times before a request is given up, within the contract's 5 seconds.
+    private static readonly TimeSpan s_backchannelTimeout = TimeSpan.FromSeconds(1.5);
+
     // What HS256 needs for a key: as long as its hash (RFC 7518, section 3.2).
     private const int ShortestKeyBytes = 32;
 
@@ -32,7 +35,8 @@ internal static class Authentication
     /// <exception cref="StartupException">Issuer, audience or a key source is missing, or makes no sense.</exception>
     public static void AddJwtAuthentication(this IServiceCollection services, IConfiguration configuration)
     {
-        var signingKeys = ReadSettings(configuration.GetSection(Section));
+        var section = configuration.GetSection(Section);
+        var signingKeys = ReadSettings(section);
         var organizationClaim = configuration[OrganizationClaimKey] is { Length: > 0 } name ? name : "org_id";
 
         services.AddAuthorization();
@@ -42,6 +46,10 @@ internal static class Authentication
             options.MapInboundClaims = false;
             options.IncludeErrorDetails = false;
             options.SaveToken = false;
+            if (section[nameof(options.BackchannelTimeout)] is null)
+            {
+                options.BackchannelTimeout = s_backchannelTimeout;
+            }
 
             var rules = options.TokenValidationParameters;
             rules.ValidateIssuer = true;
@@ -72,6 +80,14 @@ internal static class Authentication
                     else
                     {
                         context.Fail("Refused by the service's own rules.");
+                    }
+                },
+                OnAuthenticationFailed = async context =>
+                {
+                    // A token that can't be judged, because the authority's keys can't be had, was not refused: this throws.
+                    if (context.Options.ConfigurationManager is { } authority)
+                    {
+                        await authority.GetConfigurationAsync(context.HttpContext.RequestAborted);
                     }
                 },
                 OnChallenge = context =>
