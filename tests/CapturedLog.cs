@@ -3,8 +3,8 @@ using Microsoft.Extensions.Logging;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Keeps all that is logged, exceptions included, as text.</summary>
-internal sealed class CapturedLog : ILoggerProvider, ILogger
+/// <summary>Keeps what is logged from this level on, exceptions included, as text.</summary>
+internal sealed class CapturedLog(LogLevel least) : ILoggerProvider, ILogger
 {
     public ConcurrentQueue<string> Lines { get; } = [];
 
@@ -13,11 +13,16 @@ internal sealed class CapturedLog : ILoggerProvider, ILogger
     public IDisposable? BeginScope<TState>(TState state)
         where TState : notnull => null;
 
-    public bool IsEnabled(LogLevel logLevel) => true;
+    public bool IsEnabled(LogLevel logLevel) => logLevel >= least;
 
     public void Log<TState>(
-        LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
-        Lines.Enqueue($"{formatter(state, exception)} {exception}");
+        LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+    {
+        if (IsEnabled(logLevel))
+        {
+            Lines.Enqueue($"{formatter(state, exception)} {exception}");
+        }
+    }
 
     public void Dispose()
     {

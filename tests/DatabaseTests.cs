@@ -6,7 +6,7 @@ using Npgsql;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Section 4 of the contract: the tables, the role, and what one request costs.</summary>
-[Collection(ServiceFixture.Name)]
+[Collection(ProcessTests.Name)]
 public sealed class DatabaseTests(ServiceFixture fixture)
 {
     private static readonly string[] s_files = ["001_tables.sql", "002_reader_role.sql"];
@@ -207,14 +207,15 @@ public sealed class DatabaseTests(ServiceFixture fixture)
         return (PostgresException?)await Record.ExceptionAsync(() => connection.ExecuteAsync(sql));
     }
 
-    private static async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
+    private async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
     {
         var statements = 0;
+        var database = new NpgsqlConnectionStringBuilder(fixture.Tables.OwnerConnectionString).Database;
         using var listener = new ActivityListener
         {
             ShouldListenTo = source => source.Name is "Npgsql",
             Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
-            ActivityStopped = activity => statements += activity.GetTagItem("db.query.text") is null ? 0 : 1,
+            ActivityStopped = activity => statements += Equals(database, activity.GetTagItem("db.namespace")) && activity.GetTagItem("db.query.text") is not null ? 1 : 0,
         };
         ActivitySource.AddActivityListener(listener);
         Assert.Equal(expectedStatus, (await request()).Status);

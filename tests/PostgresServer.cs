@@ -1,4 +1,7 @@
+using System.Diagnostics;
 using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
 using CalcomAccounts.Infrastructure;
 using Docker.DotNet;
 using DotNet.Testcontainers.Builders;
@@ -10,6 +13,12 @@ namespace CalcomAccounts.Tests;
 /// <summary>The one PostgreSQL of a test run: a container where a Docker engine answers, else this machine's programs.</summary>
 internal sealed class PostgresServer : IAsyncDisposable
 {
+    private const int StandbyPort = 5433;
+
+    private static readonly SemaphoreSlim s_sharing = new(1);
+    private static PostgresServer? s_shared;
+    private static int s_sharers;
+
     private readonly IAsyncDisposable _server;
 
     private PostgresServer(IAsyncDisposable server, string connectionString, string description) =>
@@ -22,6 +31,45 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     public bool IsTestcontainers => _server is PostgreSqlContainer;
 
+    /// <summary>The server that all collections of tests share: started for the first of them, gone with the last.</summary>
+    public static async Task<PostgresServer> ShareAsync(Action<PostgresServer> whenStarted)
+    {
+        await s_sharing.WaitAsync();
+        try
+        {
+            if (s_shared is null)
+            {
+                s_shared = await StartAsync();
+                whenStarted(s_shared);
+            }
+
+            s_sharers++;
+            return s_shared;
+        }
+        finally
+        {
+            s_sharing.Release();
+        }
+    }
+
+    public static async Task ReturnAsync()
+    {
+        await s_sharing.WaitAsync();
+        try
+        {
+            if (--s_sharers is 0)
+            {
+                await s_shared!.DisposeAsync();
+                s_shared = null;
+            }
+        }
+        finally
+        {
+            s_sharing.Release();
+        }
+    }
+
+    /// <summary>A server that nobody shares. In a container, its ports stay the same when it is started again.</summary>
     public static async Task<PostgresServer> StartAsync()
     {
         var (container, whyNot) = await TryStartContainerAsync();
@@ -51,21 +99,123 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     public ValueTask DisposeAsync() => _server.DisposeAsync();
 
-    private async Task SignalAsync(string signal)
+    /// <summary>Ends every session and the server itself.</summary>
+    public async Task StopAsync()
     {
-        var data = new NpgsqlConnectionStringBuilder(ConnectionString).Host;
-        var postmaster = int.Parse((await File.ReadAllLinesAsync($"{data}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
-        foreach (var process in ServiceProcess.ChildrenOf(postmaster).Append(postmaster))
+        if (_server is PostgreSqlContainer container)
+        {
+            await container.ExecAsync(["sh", "-c", "kill -INT 1"]);
+        }
+        else
+        {
+            ServiceProcess.Signal("INT", Postmaster);
+        }
+
+        while (await AnswersAsync())
+        {
+            await Task.Delay(20);
+        }
+    }
+
+    public async Task StartAgainAsync()
+    {
+        if (_server is PostgreSqlContainer container)
+        {
+            await container.StartAsync();
+        }
+        else
+        {
+            await RunAsync($"pg_ctl start --silent --wait --pgdata '{Data}' --log '{Data}/log'");
+        }
+
+        // The tests' own; the service's pool is its own affair.
+        NpgsqlConnection.ClearAllPools();
+    }
+
+    /// <summary>
+    /// A standby of it, which follows what is written to it; the connection string is a superuser's. It ends with the server.
+    /// </summary>
+    public async Task<string> StartStandbyAsync()
+    {
+        var server = new NpgsqlConnectionStringBuilder(ConnectionString);
+        var standby = new NpgsqlConnectionStringBuilder(ConnectionString);
+        var (folder, source, listen) = ("/tmp/standby", "-h 127.0.0.1", "listen_addresses = '*'");
+        if (_server is PostgreSqlContainer container)
+        {
+            standby.Port = container.GetMappedPublicPort(StandbyPort);
+        }
+        else
+        {
+            (folder, source, listen) = ($"{Data}/standby", $"-h '{Data}'", $"unix_socket_directories = '{Data}/standby'");
+            (standby.Host, standby.Port) = (folder, StandbyPort);
+        }
+
+        await RunAsync($"""
+            export PGPASSWORD='{server.Password}'
+            pg_basebackup {source} -U postgres -D '{folder}' --write-recovery-conf --checkpoint=fast
+            printf "port = {StandbyPort}\n{listen}\n" >> '{folder}/postgresql.conf'
+            pg_ctl start --silent --wait --pgdata '{folder}' --log '{folder}/log'
+            """);
+        return standby.ConnectionString;
+    }
+
+    private string Data => new NpgsqlConnectionStringBuilder(ConnectionString).Host!;
+
+    private int Postmaster => int.Parse(File.ReadLines($"{Data}/postmaster.pid").First(), CultureInfo.InvariantCulture);
+
+    private async Task<bool> AnswersAsync()
+    {
+        try
+        {
+            await using var connection = new NpgsqlConnection(ConnectionString + ";Pooling=false;Timeout=1");
+            await connection.OpenAsync();
+            return true;
+        }
+        catch (NpgsqlException)
+        {
+            return false;
+        }
+    }
+
+    // As the user that the server runs as, with its programs on the path.
+    private async Task RunAsync(string script)
+    {
+        if (_server is PostgreSqlContainer container)
+        {
+            var result = await container.ExecAsync(["su", "postgres", "-s", "/bin/sh", "-c", $"set -e\nPATH={"$PATH:/usr/lib/postgresql/15/bin"}\n{script}"]);
+            Assert.True(result.ExitCode is 0, result.Stderr);
+            return;
+        }
+
+        var programs = ((EmbeddedPostgres)_server).Description.Split(" from ")[1];
+        var asOwner = Environment.IsPrivilegedProcess ? $"setpriv --reuid $(stat -c %u '{Data}') --regid $(stat -c %g '{Data}') --clear-groups" : "";
+        using var shell = Process.Start(new ProcessStartInfo("sh", ["-c", $"exec {asOwner} sh -ec \"$1\"", "sh", $"PATH='{programs}':$PATH\n{script}"])
+        {
+            RedirectStandardError = true,
+            WorkingDirectory = "/",
+        })!;
+        await shell.WaitForExitAsync();
+        Assert.True(shell.ExitCode is 0, script);
+    }
+
+    private Task SignalAsync(string signal)
+    {
+        foreach (var process in ServiceProcess.ChildrenOf(Postmaster).Append(Postmaster))
         {
             ServiceProcess.Signal(signal, process);
         }
+
+        return Task.CompletedTask;
     }
 
     private static async Task<(PostgreSqlContainer? Container, string? WhyNot)> TryStartContainerAsync()
     {
         try
         {
-            var container = new PostgreSqlBuilder(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? "postgres:17").Build();
+            var container = new PostgreSqlBuilder(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? "postgres:17")
+                .WithPortBinding(FreePort(), PostgreSqlBuilder.PostgreSqlPort)
+                .WithPortBinding(StandbyPort, assignRandomHostPort: true)
+                .Build();
             await container.StartAsync();
             return (container, null);
         }
@@ -74,5 +224,12 @@ internal sealed class PostgresServer : IAsyncDisposable
             // A laptop without Docker, or without the image, tests on PostgreSQL's programs; CI does not let that pass.
             return (null, exception.Message.Split('\n')[0].Trim());
         }
+    }
+
+    private static int FreePort()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 }

@@ -3,7 +3,7 @@ using Xunit.Sdk;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>One PostgreSQL server for all tests, with the service on its own tables and on a platform's views.</summary>
+/// <summary>The tests' one PostgreSQL server, with the service on its own tables and on a platform's views.</summary>
 public sealed class ServiceFixture(IMessageSink messages) : IAsyncLifetime
 {
     public const string Name = "service";
@@ -20,8 +20,7 @@ public sealed class ServiceFixture(IMessageSink messages) : IAsyncLifetime
 
     public async Task InitializeAsync()
     {
-        Server = await PostgresServer.StartAsync();
-        messages.OnMessage(new DiagnosticMessage($"The tests run on {Server.Description}"));
+        Server = await PostgresServer.ShareAsync(server => messages.OnMessage(new DiagnosticMessage($"The tests run on {server.Description}")));
         Tables = await TestDatabase.OfTablesAsync(Server);
         Views = await TestDatabase.OfViewsAsync(Server);
         Service = await TestService.StartAsync(Tables.ServiceConnectionString);
@@ -32,9 +31,16 @@ public sealed class ServiceFixture(IMessageSink messages) : IAsyncLifetime
     {
         await ServiceOnViews.DisposeAsync();
         await Service.DisposeAsync();
-        await Server.DisposeAsync();
+        await PostgresServer.ReturnAsync();
     }
 }
 
 [CollectionDefinition(ServiceFixture.Name)]
 public sealed class ServiceTests : ICollectionFixture<ServiceFixture>;
+
+/// <summary>Processes and databases, which take their time beside the tests of the service.</summary>
+[CollectionDefinition(Name)]
+public sealed class ProcessTests : ICollectionFixture<ServiceFixture>
+{
+    public const string Name = "processes";
+}

@@ -73,6 +73,10 @@ internal sealed class ServiceProcess : IDisposable
         throw new TimeoutException($"No '{text}' in:\n{Output}\n{Errors}");
     }
 
+    /// <summary>Where it listens, once it does.</summary>
+    public async Task<string> WaitForUrlAsync() =>
+        (await WaitForLineAsync("Now listening on: ")).Split("Now listening on: ")[1].Split('"')[0].Trim();
+
     /// <param name="withAllItsChildren">Whether every descendant is killed as well.</param>
     public void Kill(bool withAllItsChildren) => _process.Kill(withAllItsChildren);
 

@@ -9,7 +9,7 @@ using Npgsql;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Sections 5 and 6 of the contract: the program as a process, started and stopped as its users do it.</summary>
-[Collection(ServiceFixture.Name)]
+[Collection(ProcessTests.Name)]
 public sealed class StartTests(ServiceFixture fixture)
 {
     private const string Bearer = "Authentication__Schemes__Bearer__";
@@ -111,10 +111,10 @@ public sealed class StartTests(ServiceFixture fixture)
         var settings = Complete;
         settings["ConnectionStrings__CalcomAccounts"] = "Host=127.0.0.1;Port=1;Username=nobody";
         using var process = ServiceProcess.Start([AnyPort], settings);
-        var url = (await process.WaitForLineAsync("Now listening on: "))[^"http://127.0.0.1:00000".Length..].Trim();
+        var url = await process.WaitForUrlAsync();
         using var client = new HttpClient();
 
-        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"http://{url.Split("://")[^1]}/health/live"))).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"{url}/health/live"))).StatusCode);
     }
 
     [Fact]

@@ -7,8 +7,15 @@ namespace CalcomAccounts.Tests;
 /// <summary>A database of the contract's four relations, and how to put rows into it.</summary>
 internal sealed class TestDatabase
 {
-    private const string ServicePassword = "only-in-tests";
+    public const string ServiceLogin = "calcom_test_service";
+    public const string ServicePassword = "only-in-tests";
     private readonly bool _isViews;
+
+    static TestDatabase()
+    {
+        LeakDetector.Watch(ServicePassword);
+        LeakDetector.Watch(new StoredAccount().ApiKey!);
+    }
 
     private TestDatabase(string ownerConnectionString, bool isViews) =>
         (OwnerConnectionString, _isViews) = (ownerConnectionString, isViews);
@@ -18,7 +25,7 @@ internal sealed class TestDatabase
     /// <summary>Connects as a login that is <c>calcom_reader</c> and nothing else.</summary>
     public string ServiceConnectionString => new NpgsqlConnectionStringBuilder(OwnerConnectionString)
     {
-        Username = "calcom_test_service",
+        Username = ServiceLogin,
         Password = ServicePassword,
     }.ConnectionString;
 
@@ -105,7 +112,7 @@ internal sealed class TestDatabase
 
     private Task CreateServiceLoginAsync() => ExecuteAsync($"""
         do $$ begin
-            create role calcom_test_service login password '{ServicePassword}' in role calcom_reader;
+            create role {ServiceLogin} login password '{ServicePassword}' in role calcom_reader;
         exception when duplicate_object then null;
         end $$
         """);

@@ -1,5 +1,6 @@
 using CalcomAccounts.Api;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.Extensions.Logging;
 
 namespace CalcomAccounts.Tests;
 
@@ -17,6 +18,8 @@ internal sealed class TestService : IAsyncDisposable
 
     public string Url => _app.Urls.First();
 
+    public IServiceProvider Services => _app.Services;
+
     /// <summary>Starts it in Production on this database; further settings come last and win.</summary>
     public static async Task<TestService> StartAsync(
         string connectionString, Dictionary<string, string?>? settings = null, Action<WebApplicationBuilder>? configure = null)
@@ -25,8 +28,9 @@ internal sealed class TestService : IAsyncDisposable
         {
             ["environment"] = "Production",
             ["urls"] = "http://127.0.0.1:0",
-            ["Logging:LogLevel:Default"] = "None",
-            ["Logging:LogLevel:Microsoft.AspNetCore"] = "None",
+            ["Logging:LogLevel:Default"] = "Trace",
+            ["Logging:LogLevel:Microsoft.AspNetCore"] = "Trace",
+            ["Logging:LogLevel:Npgsql"] = "Trace",
             ["ConnectionStrings:CalcomAccounts"] = connectionString,
             ["Authentication:Schemes:Bearer:ValidIssuer"] = Tokens.Issuer,
             ["Authentication:Schemes:Bearer:ValidAudience"] = Tokens.Audience,
@@ -40,6 +44,7 @@ internal sealed class TestService : IAsyncDisposable
 
         var builder = Program.CreateBuilder(
             [.. all.Where(setting => setting.Value is not null).Select(setting => $"--{setting.Key}={setting.Value}")]);
+        builder.Logging.ClearProviders().AddProvider(LeakDetector.Instance);
         configure?.Invoke(builder);
         var service = new TestService(Program.Build(builder));
         await service._app.StartAsync();

@@ -11,7 +11,8 @@ internal static class Tokens
     public const string Issuer = "https://issuer.example";
     public const string Audience = "calcom-accounts-tests";
 
-    public static byte[] Key { get; } = RandomNumberGenerator.GetBytes(32);
+    /// <summary>Long enough for HS512, so that a token by that is refused for its algorithm alone.</summary>
+    public static byte[] Key { get; } = RandomNumberGenerator.GetBytes(64);
 
     /// <summary>A valid token with these claims; a claim given here replaces the default, one of value <see cref="Absent"/> leaves it out.</summary>
     public static string With(params (string Claim, object? Value)[] claims)
@@ -34,6 +35,8 @@ internal static class Tokens
         return Sign("""{"alg":"HS256","typ":"JWT"}""", JsonSerializer.Serialize(payload));
     }
 
+    static Tokens() => LeakDetector.Watch(Convert.ToBase64String(Key));
+
     public static object Absent { get; } = new();
 
     public static string OfOrganization(Guid orgId) => With(("org_id", orgId.ToString()), ("sub", "somebody"));
@@ -47,7 +50,14 @@ internal static class Tokens
     {
         var content = $"{Encode(header)}.{Encode(payload)}";
         var signature = (hmac ?? HMACSHA256.HashData)(key ?? Key, Encoding.ASCII.GetBytes(content));
-        return $"{content}.{Base64Url.EncodeToString(signature)}";
+        return $"{content}.{Watched(Base64Url.EncodeToString(signature))}";
+    }
+
+    /// <summary>A signature, which from now on no log may hold.</summary>
+    public static string Watched(string signature)
+    {
+        LeakDetector.Watch(signature);
+        return signature;
     }
 
     public static string Encode(string json) => Base64Url.EncodeToString(Encoding.UTF8.GetBytes(json));

@@ -27,10 +27,17 @@ public sealed class AgentsController(IMediator mediator) : ControllerBase
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
     public async Task<IActionResult> GetAgentCalcomAccount(
-        [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
-        await mediator.Send(query, cancellationToken) is { } account
-            ? new JsonResult(GetAgentCalcomAccountResponse.Of(account), ResponseJson.Context.Options)
-            : NotFound();
+        [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken)
+    {
+        if (await mediator.Send(query, cancellationToken) is not { } account)
+        {
+            return NotFound();
+        }
+
+        var response = GetAgentCalcomAccountResponse.Of(account);
+        HttpContext.Features.Set(response.Data);
+        return new JsonResult(response, ResponseJson.Context.Options);
+    }
 }
 
 // MVC's own binders would turn an empty org_id into an absent one, and drop all but the first.

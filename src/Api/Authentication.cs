@@ -16,18 +16,31 @@ internal static class Authentication
 
     private const string OrganizationClaimKey = "Authentication:OrganizationClaim";
 
-    // An authority that does not answer is asked three times before a request is given up, within the contract's 5 seconds.
+    // Where the section says nothing.
     private static readonly TimeSpan s_backchannelTimeout = TimeSpan.FromSeconds(1.5);
+
+    // How often, at most, a token with an unknown key has the authority asked for its keys.
+    private static readonly TimeSpan s_refreshInterval = TimeSpan.FromSeconds(30);
+
+    // How long a withdrawn key may go on; the library's shortest.
+    private static readonly TimeSpan s_automaticRefreshInterval = BaseConfigurationManager.MinimumAutomaticRefreshInterval;
 
     // What HS256 needs for a key: as long as its hash (RFC 7518, section 3.2).
     private const int ShortestKeyBytes = 32;
 
-    private static readonly string[] s_asymmetricAlgorithms =
-    [
-        SecurityAlgorithms.RsaSha256, SecurityAlgorithms.RsaSha384, SecurityAlgorithms.RsaSha512,
-        SecurityAlgorithms.RsaSsaPssSha256, SecurityAlgorithms.RsaSsaPssSha384, SecurityAlgorithms.RsaSsaPssSha512,
-        SecurityAlgorithms.EcdsaSha256, SecurityAlgorithms.EcdsaSha384, SecurityAlgorithms.EcdsaSha512,
-    ];
+    // Each elliptic algorithm has its own curve (RFC 7518, section 3.4), which the library does not insist on: its key size in bits.
+    private static readonly Dictionary<string, int?> s_asymmetricAlgorithms = new()
+    {
+        [SecurityAlgorithms.RsaSha256] = null,
+        [SecurityAlgorithms.RsaSha384] = null,
+        [SecurityAlgorithms.RsaSha512] = null,
+        [SecurityAlgorithms.RsaSsaPssSha256] = null,
+        [SecurityAlgorithms.RsaSsaPssSha384] = null,
+        [SecurityAlgorithms.RsaSsaPssSha512] = null,
+        [SecurityAlgorithms.EcdsaSha256] = 256,
+        [SecurityAlgorithms.EcdsaSha384] = 384,
+        [SecurityAlgorithms.EcdsaSha512] = 521,
+    };
 
     // A member given twice is refused: RFC 7519, section 4, and the readers before and after us may differ on which counts.
     private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
@@ -46,14 +59,21 @@ internal static class Authentication
             options.MapInboundClaims = false;
             options.IncludeErrorDetails = false;
             options.SaveToken = false;
+            options.AutomaticRefreshInterval = s_automaticRefreshInterval;
             if (section[nameof(options.BackchannelTimeout)] is null)
             {
                 options.BackchannelTimeout = s_backchannelTimeout;
             }
 
+            if (section[nameof(options.RefreshInterval)] is null)
+            {
+                options.RefreshInterval = s_refreshInterval;
+            }
+
             var rules = options.TokenValidationParameters;
             rules.ValidateIssuer = true;
             rules.ValidateAudience = true;
+            rules.IgnoreTrailingSlashWhenValidatingAudience = false;
             rules.ValidateLifetime = true;
             rules.RequireExpirationTime = true;
             rules.RequireSignedTokens = true;
@@ -62,13 +82,22 @@ internal static class Authentication
             rules.IssuerSigningKeys = signingKeys.Keys;
 
             // A configured key means HS256 from its own issuer; an authority's keys mean the asymmetric algorithms, so
-            // that no public key ever verifies an HMAC.
+            // that no public key ever verifies an HMAC, and any issuer but those.
             rules.AlgorithmValidator = (algorithm, key, token, _) => signingKeys.TryGetValue(key, out var issuer)
                 ? algorithm == SecurityAlgorithms.HmacSha256 && (issuer is null || issuer == token.Issuer)
-                : s_asymmetricAlgorithms.Contains(algorithm);
+                : s_asymmetricAlgorithms.TryGetValue(algorithm, out var keySize) && (keySize is null || keySize == key.KeySize)
+                    && !signingKeys.ContainsValue(token.Issuer);
 
             options.Events = new JwtBearerEvents
             {
+                OnMessageReceived = async context =>
+                {
+                    // A token that can't be judged, because the authority's keys can't be had, is not refused: this throws.
+                    if (context.Request.Headers.Authorization is not [] && context.Options.ConfigurationManager is { } authority)
+                    {
+                        await authority.GetConfigurationAsync(context.HttpContext.RequestAborted);
+                    }
+                },
                 OnTokenValidated = async context =>
                 {
                     var token = (JsonWebToken)context.SecurityToken;
@@ -80,14 +109,6 @@ internal static class Authentication
                     else
                     {
                         context.Fail("Refused by the service's own rules.");
-                    }
-                },
-                OnAuthenticationFailed = async context =>
-                {
-                    // A token that can't be judged, because the authority's keys can't be had, was not refused: this throws.
-                    if (context.Options.ConfigurationManager is { } authority)
-                    {
-                        await authority.GetConfigurationAsync(context.HttpContext.RequestAborted);
                     }
                 },
                 OnChallenge = context =>

@@ -4,7 +4,7 @@ using Microsoft.AspNetCore.Mvc;
 namespace CalcomAccounts.Api;
 
 /// <summary>The one place where a failure becomes a status and a body.</summary>
-internal static partial class ErrorHandling
+internal static class ErrorHandling
 {
     public static IServiceCollection AddErrorHandling(this IServiceCollection services) => services
         .AddExceptionHandler<UnexpectedExceptionHandler>()
@@ -41,17 +41,13 @@ internal static partial class ErrorHandling
         return context.Response.WriteAsJsonAsync(body, body.GetType(), ResponseJson.Context, contentType: null, context.RequestAborted);
     }
 
-    private sealed partial class UnexpectedExceptionHandler(ILogger<UnexpectedExceptionHandler> logger) : IExceptionHandler
+    // ASP.NET Core does not log an exception that a handler reports as handled: RequestLog does.
+    private sealed class UnexpectedExceptionHandler : IExceptionHandler
     {
         public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {
-            LogUnexpected(exception);
             httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
             return ValueTask.FromResult(true);
         }
-
-        // ASP.NET Core does not log an exception that a handler reports as handled.
-        [LoggerMessage(LogLevel.Error, "The request failed unexpectedly")]
-        private partial void LogUnexpected(Exception exception);
     }
 }

@@ -35,7 +35,8 @@ internal static class Program
     /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
-        builder.WebHost.ConfigureKestrel(kestrel => kestrel.AddServerHeader = false);
+        var answerTimeout = Limits.Set(builder);
+        RequestLog.Configure(builder.Logging);
 
         // All it ever logs is the stack trace of a failed start; Main says why in one line.
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
@@ -43,17 +44,21 @@ internal static class Program
         builder.Services.AddApplication();
         builder.Services.AddInfrastructure(
             builder.Configuration.GetConnectionString(ConnectionStrings.Name)
-            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}"));
+            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}"),
+            answerTimeout);
         builder.Services.AddJwtAuthentication(builder.Configuration);
         builder.Services.AddErrorHandling();
         builder.Services.AddControllers();
         builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
         builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
         builder.Services.AddOpenApi();
+        builder.Services.AddSingleton<Draining>().AddHostedService(services => services.GetRequiredService<Draining>());
 
         var app = builder.Build();
         app.Services.CheckJwtAuthentication();
 
+        app.UseMiddleware<RequestLog>();
+        app.Use(app.Services.GetRequiredService<Draining>().InvokeAsync);
         app.Use((context, next) =>
         {
             context.Response.OnStarting(SetHeaders, context.Response);
@@ -65,6 +70,7 @@ internal static class Program
         // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
         app.UseRewriter(new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account/?)$", "$1%20$2", skipRemainingRules: true));
         app.UseRouting();
+        app.UseRequestTimeouts();
         app.UseAuthentication();
         app.UseAuthorization();
         app.MapControllers().RequireAuthorization();

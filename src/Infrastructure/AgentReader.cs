@@ -33,12 +33,23 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
               end
         """;
 
-    // Leaves the rest of the contract's 5 seconds to the answer. Npgsql's own timeouts come sooner, but a frozen server does
-    // not answer its cancellation either, which makes it wait once more.
-    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(4);
+    // Npgsql clears its pool of ended sessions when it meets the first, but may hand out a second meanwhile.
+    private const int MaxAttempts = 3;
 
-    public Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken) =>
-        ReadAsync(agentId, caller, cancellationToken).WaitAsync(s_patience, cancellationToken);
+    public async Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
+    {
+        var reading = new CancellationTokenSource();
+        try
+        {
+            return await ReadAsync(agentId, caller, reading.Token).WaitAsync(cancellationToken);
+        }
+        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
+        {
+            // Has the server told to end the query. Npgsql blocks while it does so, for seconds where the server is frozen.
+            _ = reading.CancelAsync();
+            throw;
+        }
+    }
 
     private async Task<Agent?> ReadAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
     {
@@ -48,17 +59,31 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
             return null;
         }
 
-        await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
-        var rows = (await connection.QueryAsync<Row>(new CommandDefinition(
-            Sql,
-            new { AgentId = agentId, caller.OrgId, caller.Subject },
-            cancellationToken: cancellationToken))).AsList();
-
+        var rows = await QueryAsync(new CommandDefinition(
+            Sql, new { AgentId = agentId, caller.OrgId, caller.Subject }, cancellationToken: cancellationToken));
         return rows is []
             ? null
             : new Agent(
                 [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
                 rows.Find(row => row.IsLinked is true)?.ToAccount());
+    }
+
+    private async Task<List<Row>> QueryAsync(CommandDefinition command)
+    {
+        for (var attempt = 1; ; attempt++)
+        {
+            await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
+            try
+            {
+                return (await connection.QueryAsync<Row>(command)).AsList();
+            }
+            catch (NpgsqlException exception)
+                when (attempt < MaxAttempts && exception is { IsTransient: true, InnerException: not TimeoutException })
+            {
+                // Such as a session that the server has ended while it was pooled. Reading again changes nothing, and what
+                // has taken its time to fail is not tried again.
+            }
+        }
     }
 
     private sealed record Row(

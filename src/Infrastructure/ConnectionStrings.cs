@@ -11,11 +11,21 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // Seconds, and milliseconds for the cancellation: a server that answers at all answers or is given up well within the 5 seconds of
-    // the contract. Waiting for the pool and connecting share the first.
-    // Nothing that the service does leaves anything in a session to reset.
-    internal const string ServiceDefaults =
-        "Application Name=calcom-accounts;Timeout=2;Command Timeout=2;Cancellation Timeout=500;No Reset On Close=true;";
+    /// <summary>
+    /// A small pool, as more sessions than the server has processors only wait for each other there; sessions that can't
+    /// write; and one bound inside the other: the server gives a statement up, then Npgsql does, then the request ends.
+    /// </summary>
+    /// <param name="answerTimeout">What a request may take; waiting for the pool and connecting share 2 fifths of it.</param>
+    internal static string ServiceDefaults(TimeSpan answerTimeout)
+    {
+        var seconds = Math.Max(1, (int)(answerTimeout.TotalSeconds * 0.4));
+        var milliseconds = (int)(answerTimeout.TotalMilliseconds * 0.3);
+
+        // A cancellation is sent and not waited for: the server ends slow statements itself, so whoever has to be told does not
+        // listen, or is asked by a client that has hung up. Nothing that the service does leaves anything in a session to reset.
+        return $"Application Name=calcom-accounts;Maximum Pool Size=20;Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=-1;No Reset On Close=true;"
+            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds};";
+    }
 
     // Within the 15 seconds in which a migration that can't be done has to say so.
     internal const string MigrationDefaults = "Application Name=calcom-accounts-migrate;Timeout=5;Pooling=false;";

@@ -1,0 +1,251 @@
+using System.Diagnostics;
+using Npgsql;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>
+/// Section 7 of the contract: what the service does while its database does not, on a real server that nobody else uses.
+/// </summary>
+public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTests.Setup>
+{
+    private const string InternalError = """{"success":false,"message":"Something went wrong; try again","code":"INTERNAL_ERROR"}""";
+    private static readonly Guid s_org = Guid.NewGuid();
+
+    [Fact]
+    public Task AStoppedServer() => AssertBoundedAsync(setup.Server.StopAsync, setup.Server.StartAgainAsync);
+
+    [Fact]
+    public Task AFrozenServer() => AssertBoundedAsync(setup.Server.FreezeAsync, setup.Server.ThawAsync);
+
+    [Fact]
+    public Task ATableThatIsLocked()
+    {
+        var locking = new NpgsqlConnection(setup.Database.OwnerConnectionString);
+        return AssertBoundedAsync(
+            async () =>
+            {
+                await locking.OpenAsync();
+                await using var command = new NpgsqlCommand("begin; lock table calcom.agents", locking);
+                await command.ExecuteNonQueryAsync();
+            },
+            () => locking.DisposeAsync().AsTask());
+    }
+
+    [Fact]
+    public Task TooManyConnections() => AssertBoundedAsync(
+        () => ExecuteAsync($"alter role {TestDatabase.ServiceLogin} connection limit 0; {EndSessions}"),
+        () => ExecuteAsync($"alter role {TestDatabase.ServiceLogin} connection limit -1"));
+
+    // 58P01, of the class of a full disk: every connection is accepted, then fails.
+    [Fact]
+    public Task AServerThatCanNotReadItsFiles() => AssertBoundedAsync(
+        () => ExecuteAsync($"alter role {TestDatabase.ServiceLogin} set session_preload_libraries = 'not_there'; {EndSessions}"),
+        () => ExecuteAsync($"alter role {TestDatabase.ServiceLogin} reset session_preload_libraries"));
+
+    [Fact]
+    public Task ASchemaThatIsMissing() => AssertBoundedAsync(
+        () => ExecuteAsync("alter schema calcom rename to elsewhere"),
+        () => ExecuteAsync("alter schema elsewhere rename to calcom"));
+
+    [Fact]
+    public Task ASchemaThatIsOlderThanTheCode() => AssertBoundedAsync(
+        () => ExecuteAsync("alter table calcom.agent_keys rename column api_base_url to url"),
+        () => ExecuteAsync("alter table calcom.agent_keys rename column url to api_base_url"));
+
+    [Fact]
+    public Task PrivilegesThatAreMissing() => AssertBoundedAsync(
+        () => ExecuteAsync("revoke usage on schema calcom from calcom_reader"),
+        () => ExecuteAsync("grant usage on schema calcom to calcom_reader"));
+
+    [Fact]
+    public async Task ATerminatedSessionIsNoError()
+    {
+        for (var i = 0; i < 5; i++)
+        {
+            Assert.Equal(200, (await AskAsync()).Status);
+            await ExecuteAsync(EndSessions);
+        }
+
+        Assert.Equal(200, (await AskAsync()).Status);
+    }
+
+    [Fact]
+    public async Task AllSessionsTerminatedUnderLoadAreNoError()
+    {
+        using var enough = new CancellationTokenSource();
+        var load = Enumerable.Range(0, 32).Select(_ => Task.Run(async () =>
+        {
+            var statuses = new List<int>();
+            while (!enough.IsCancellationRequested)
+            {
+                statuses.Add((await AskAsync()).Status);
+            }
+
+            return statuses;
+        })).ToList();
+
+        // Once: who is ended twice is not tried a third time.
+        await Task.Delay(300);
+        await ExecuteAsync(EndSessions);
+        await Task.Delay(300);
+        await enough.CancelAsync();
+        Assert.Equal([200], (await Task.WhenAll(load)).SelectMany(statuses => statuses).Distinct());
+    }
+
+    [Fact]
+    public async Task AServerThatRestartsUnderLoad()
+    {
+        using var enough = new CancellationTokenSource();
+        var load = Enumerable.Range(0, 32).Select(_ => Task.Run(async () =>
+        {
+            while (!enough.IsCancellationRequested)
+            {
+                AssertBounded(await AskAsync());
+            }
+        })).ToList();
+
+        await Task.Delay(200);
+        await setup.Server.StopAsync();
+        await setup.Server.StartAgainAsync();
+        await AssertWellWithinTwoSecondsAsync();
+        await enough.CancelAsync();
+        await Task.WhenAll(load);
+    }
+
+    [Fact]
+    public async Task AClientThatHangsUpCancelsItsQuery()
+    {
+        await using var locking = new NpgsqlConnection(setup.Database.OwnerConnectionString);
+        await locking.OpenAsync();
+        await using (var command = new NpgsqlCommand("begin; lock table calcom.agents", locking))
+        {
+            await command.ExecuteNonQueryAsync();
+        }
+
+        using (var client = await RawHttp.ConnectAsync(setup.Service.Url))
+        {
+            var request = $"GET {TestService.AccountPath(setup.Agent.ToString())} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {Tokens.OfOrganization(s_org)}\r\n\r\n";
+            await client.GetStream().WriteAsync(System.Text.Encoding.ASCII.GetBytes(request));
+            await EventuallyAsync(async () => await CountWaitingAsync() is 1, TimeSpan.FromSeconds(1));
+        }
+
+        // Well before any timeout would end it.
+        await EventuallyAsync(async () => await CountWaitingAsync() is 0, TimeSpan.FromSeconds(1));
+    }
+
+    [Fact]
+    public async Task AStandbyThatLagsAnswersWhatItHas_AndCatchesUp()
+    {
+        var standby = new NpgsqlConnectionStringBuilder(await setup.Server.StartStandbyAsync())
+        {
+            Database = new NpgsqlConnectionStringBuilder(setup.Database.OwnerConnectionString).Database,
+        };
+        await using var service = await TestService.StartAsync(
+            new NpgsqlConnectionStringBuilder(standby.ConnectionString) { Username = TestDatabase.ServiceLogin, Password = TestDatabase.ServicePassword }.ConnectionString);
+        Assert.Equal(200, (await AskAsync(service)).Status);
+        await using var replay = new NpgsqlConnection(standby.ConnectionString);
+        await replay.OpenAsync();
+        await using (var pause = new NpgsqlCommand("select pg_wal_replay_pause()", replay))
+        {
+            await pause.ExecuteNonQueryAsync();
+        }
+
+        var agent = await setup.Database.AddAgentAsync(s_org);
+        Assert.Equal(404, (await service.GetAccountAsync(agent, Tokens.OfOrganization(s_org))).Status);
+        Assert.Equal(200, (await service.SendAsync("GET", "/health/ready")).Status);
+
+        await using (var resume = new NpgsqlCommand("select pg_wal_replay_resume()", replay))
+        {
+            await resume.ExecuteNonQueryAsync();
+        }
+
+        await EventuallyAsync(
+            async () => (await service.GetAccountAsync(agent, Tokens.OfOrganization(s_org))).Status is 200, TimeSpan.FromSeconds(2));
+    }
+
+    private static string EndSessions =>
+        $"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}'";
+
+    /// <summary>From before the fault to after it, and what is to be true of each answer meanwhile.</summary>
+    private async Task AssertBoundedAsync(Func<Task> begin, Func<Task> end)
+    {
+        await AssertWellWithinTwoSecondsAsync();
+        await begin();
+        try
+        {
+            // More than the pool holds.
+            var answers = Task.WhenAll(Enumerable.Range(0, 40).Select(async _ =>
+            {
+                var started = Stopwatch.GetTimestamp();
+                AssertBounded(await AskAsync());
+                Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
+            }));
+            await EventuallyAsync(async () => await HealthAsync("ready") is 503, TimeSpan.FromSeconds(2.5));
+            Assert.Equal(200, await HealthAsync("live"));
+            await answers;
+            Assert.Equal(500, (await AskAsync()).Status);
+        }
+        finally
+        {
+            await end();
+        }
+
+        await AssertWellWithinTwoSecondsAsync();
+    }
+
+    private async Task AssertWellWithinTwoSecondsAsync() => await EventuallyAsync(
+        async () => (await AskAsync()).Status is 200 && await HealthAsync("ready") is 200, TimeSpan.FromSeconds(2));
+
+    private static async Task EventuallyAsync(Func<Task<bool>> condition, TimeSpan patience)
+    {
+        var started = Stopwatch.GetTimestamp();
+        while (!await condition())
+        {
+            Assert.InRange(Stopwatch.GetElapsedTime(started), TimeSpan.Zero, patience);
+            await Task.Delay(20);
+        }
+    }
+
+    private static void AssertBounded(Answer answer)
+    {
+        if (answer.Status is not 200)
+        {
+            Assert.Equal((500, InternalError), (answer.Status, answer.Body));
+        }
+    }
+
+    private async Task<int> HealthAsync(string path) => (await setup.Service.SendAsync("GET", $"/health/{path}")).Status;
+
+    private Task<Answer> AskAsync(TestService? service = null) =>
+        (service ?? setup.Service).GetAccountAsync(setup.Agent, Tokens.OfOrganization(s_org));
+
+    private async Task<long> CountWaitingAsync() => (await setup.Database.QueryAsync<long>(
+        $"select count(*) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0];
+
+    private Task ExecuteAsync(string sql) => setup.Database.ExecuteAsync(sql);
+
+    public sealed class Setup : IAsyncLifetime
+    {
+        internal PostgresServer Server { get; private set; } = null!;
+
+        internal TestDatabase Database { get; private set; } = null!;
+
+        internal TestService Service { get; private set; } = null!;
+
+        internal Guid Agent { get; private set; }
+
+        public async Task InitializeAsync()
+        {
+            Server = await PostgresServer.StartAsync();
+            Database = await TestDatabase.OfTablesAsync(Server);
+            Service = await TestService.StartAsync(Database.ServiceConnectionString);
+            Agent = await Database.AddAgentAsync(s_org);
+        }
+
+        public async Task DisposeAsync()
+        {
+            await Service.DisposeAsync();
+            await Server.DisposeAsync();
+        }
+    }
+}
