@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using CalcomAccounts.Infrastructure;
 using Dapper;
+using Microsoft.Extensions.DependencyInjection;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -143,6 +144,33 @@ public sealed class DatabaseTests(ServiceFixture fixture)
         Assert.Equal(PostgresErrorCodes.InsufficientPrivilege, (await RunAsServiceAsync(sql))?.SqlState);
 
     [Fact]
+    public async Task ASessionCanNotWriteAndDoesNotLast_EvenAsTheOwner()
+    {
+        await using var service = await TestService.StartAsync(fixture.Tables.OwnerConnectionString);
+        await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
+
+        var refusal = await Assert.ThrowsAsync<PostgresException>(() => connection.ExecuteAsync("delete from calcom.org_members"));
+        Assert.Equal(PostgresErrorCodes.ReadOnlySqlTransaction, refusal.SqlState);
+        refusal = await Assert.ThrowsAsync<PostgresException>(() => connection.ExecuteAsync("select pg_sleep(3)"));
+        Assert.Equal(PostgresErrorCodes.QueryCanceled, refusal.SqlState);
+        Assert.Equal("1500ms", await SettingAsync(connection, "statement_timeout"));
+        Assert.Equal("1500ms", await SettingAsync(connection, "idle_in_transaction_session_timeout"));
+        Assert.Equal("calcom-accounts", await SettingAsync(connection, "application_name"));
+    }
+
+    [Fact]
+    public async Task WhatTheConnectionStringSaysWins()
+    {
+        await using var service = await TestService.StartAsync(
+            fixture.Tables.ServiceConnectionString + ";Application Name=mine;Options=-c statement_timeout=4321", new() { ["AnswerTimeoutSeconds"] = "10" });
+        await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
+
+        Assert.Equal("mine", await SettingAsync(connection, "application_name"));
+        Assert.Equal("4321ms", await SettingAsync(connection, "statement_timeout"));
+        Assert.Equal(4, connection.CommandTimeout);
+    }
+
+    [Fact]
     public async Task ARequestCostsOneStatement_WhateverItsOutcome()
     {
         var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
@@ -200,6 +228,9 @@ public sealed class DatabaseTests(ServiceFixture fixture)
     [Fact]
     public void InCiTheTestsRunOnTestcontainers() =>
         Assert.True(fixture.Server.IsTestcontainers || Environment.GetEnvironmentVariable("CI") is not "true", fixture.Server.Description);
+
+    private static Task<string?> SettingAsync(NpgsqlConnection connection, string name) =>
+        connection.ExecuteScalarAsync<string>($"show {name}");
 
     private async Task<PostgresException?> RunAsServiceAsync(string sql)
     {

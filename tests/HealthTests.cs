@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using System.Globalization;
+using Microsoft.Extensions.Logging;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -52,6 +54,33 @@ public sealed class HealthTests(ServiceFixture fixture)
 
         await transaction.RollbackAsync();
         Assert.Equal((200, "Healthy"), await ReadyAsync(fixture.Service));
+    }
+
+    [Fact]
+    public async Task OnViewsWithoutAnApiKeyItIsReady() => Assert.Equal((200, "Healthy"), await ReadyAsync(fixture.ServiceOnViews));
+
+    [Theory]
+    [InlineData("superuser", "alter role {0} superuser")]
+    [InlineData("grant_on_table", "grant select on calcom.agent_keys to {0}")]
+    [InlineData("grant_on_column", "grant select (api_key) on calcom.org_accounts to {0}")]
+    [InlineData("member_of_all_readers", "grant pg_read_all_data to {0}")]
+    [InlineData("member_without_inheriting", "create role key_owner; grant select on calcom.agent_keys to key_owner; create role between noinherit; grant key_owner to between; grant between to {0}")]
+    public async Task ALoginThatCanReadApiKeysIsNotReady_AndTheLogSaysWhy(string name, string privileges)
+    {
+        var login = $"reads_keys_as_{name}";
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await database.ExecuteAsync($"create role {login} login password '{TestDatabase.ServicePassword}' in role calcom_reader");
+        var connectionString = new NpgsqlConnectionStringBuilder(database.ServiceConnectionString) { Username = login }.ConnectionString;
+        var log = new CapturedLog(LogLevel.Error);
+        await using var service = await TestService.StartAsync(connectionString, configure: builder => builder.Logging.AddProvider(log));
+        Assert.Equal((200, "Healthy"), await ReadyAsync(service));
+
+        await database.ExecuteAsync(string.Format(CultureInfo.InvariantCulture, privileges, login));
+
+        Assert.Equal((503, "Unhealthy"), await ReadyAsync(service));
+        Assert.Contains("the database login can read api_key", Assert.Single(log.Lines), StringComparison.Ordinal);
+        await using var development = await TestService.StartAsync(connectionString, new() { ["environment"] = "Development" });
+        Assert.Equal((200, "Healthy"), await ReadyAsync(development));
     }
 
     private static async Task<(int, string)> ReadyAsync(TestService service)

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
+using System.Text.Json.Nodes;
 using CalcomAccounts.Infrastructure;
 using Dapper;
 using Npgsql;
@@ -77,6 +78,9 @@ public sealed class StartTests(ServiceFixture fixture)
     [InlineData(Bearer + "ValidIssuer", "", "Authentication:Schemes:Bearer:ValidIssuer")]
     [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer")]
     [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer")]
+    [InlineData("AnswerTimeoutSeconds", "0", "AnswerTimeoutSeconds")]
+    [InlineData("AnswerTimeoutSeconds", "301", "AnswerTimeoutSeconds")]
+    [InlineData("ShutdownTimeoutSeconds", "soon", "ShutdownTimeoutSeconds")]
     public async Task ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string value, string named)
     {
         var settings = Complete;
@@ -115,6 +119,41 @@ public sealed class StartTests(ServiceFixture fixture)
         using var client = new HttpClient();
 
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"{url}/health/live"))).StatusCode);
+    }
+
+    [Fact]
+    public async Task EachRequestIsOneLineOfJson()
+    {
+        var org = Guid.NewGuid();
+        var agent = await fixture.Tables.AddAgentAsync(org);
+        using var process = ServiceProcess.Start([AnyPort], Complete);
+        using var client = new HttpClient { BaseAddress = new(await process.WaitForUrlAsync()) };
+
+        foreach (var (id, token, status, outcome) in new[]
+        {
+            (agent.ToString(), Tokens.OfOrganization(org), 200, "none"), (agent.ToString(), Tokens.OfOrganization(Guid.NewGuid()), 404, "not_found"),
+            (agent.ToString(), "x", 401, "unauthorized"), ("garbage", Tokens.OfOrganization(org), 400, "invalid_request"),
+        })
+        {
+            var trace = Guid.NewGuid().ToString("N");
+            using var request = new HttpRequestMessage(HttpMethod.Get, TestService.AccountPath(id) + "?org_id=not-to-be-seen");
+            request.Headers.TryAddWithoutValidation("Authorization", $"Bearer {token}");
+            request.Headers.TryAddWithoutValidation("traceparent", $"00-{trace}-00f067aa0ba902b7-01");
+            Assert.Equal(status, (int)(await client.SendAsync(request)).StatusCode);
+
+            var line = JsonNode.Parse(await process.WaitForLineAsync(trace))!;
+            var state = line["State"]!;
+            Assert.Equal("Information", line["LogLevel"]!.GetValue<string>());
+            Assert.Equal(status, state["StatusCode"]!.GetValue<int>());
+            Assert.Equal(outcome, state["Outcome"]!.GetValue<string>());
+            Assert.Equal(id is "garbage" ? null : id, state["AgentId"]?.GetValue<string>());
+            Assert.Equal("api/v1/calcom/agents/{agent_id}/account", state["Route"]!.GetValue<string>());
+            Assert.InRange(state["Milliseconds"]!.GetValue<double>(), 0.1, 5000);
+        }
+
+        Assert.Equal(4, process.Output.Split('\n').Count(line => line.Contains("RequestLog", StringComparison.Ordinal)));
+        Assert.DoesNotContain("not-to-be-seen", process.Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("garbage", process.Output, StringComparison.Ordinal);
     }
 
     [Fact]
