@@ -7,8 +7,7 @@ using Npgsql;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Section 4 of the contract: the tables, the role, and what one request costs.</summary>
-[Collection(ProcessTests.Name)]
-public sealed class DatabaseTests(ServiceFixture fixture)
+public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly string[] s_files = ["001_tables.sql", "002_reader_role.sql"];
 
@@ -193,14 +192,16 @@ public sealed class DatabaseTests(ServiceFixture fixture)
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("""
             set session_replication_role = replica; -- no foreign key look-ups while filling
+            create function pg_temp.id(kind int, n int) returns uuid language sql immutable as
+                $$ select (lpad(to_hex(kind), 8, '0') || lpad(to_hex(n), 24, '0'))::uuid $$;
             insert into calcom.org_accounts (id, org_id, api_key)
-                select md5('account' || n)::uuid, md5('org' || n)::uuid, 'cal_secret' from generate_series(1, 100000) n;
+                select pg_temp.id(1, n), pg_temp.id(2, n), 'cal_secret' from generate_series(1, 100000) n;
             insert into calcom.agents (id, org_id, org_account_id)
-                select md5('agent' || n)::uuid, md5('org' || n % 100000)::uuid, md5('account' || n % 100000)::uuid from generate_series(1, 1000000) n;
+                select pg_temp.id(3, n), pg_temp.id(2, n % 100000), pg_temp.id(1, n % 100000) from generate_series(1, 1000000) n;
             insert into calcom.agent_keys (agent_id, api_key)
-                select md5('agent' || n)::uuid, 'cal_secret' from generate_series(1, 1000000, 10) n;
+                select pg_temp.id(3, n), 'cal_secret' from generate_series(1, 1000000, 10) n;
             insert into calcom.org_members
-                select md5('org' || n)::uuid, 'user' || n from generate_series(1, 100000) n;
+                select pg_temp.id(2, n), 'user' || n from generate_series(1, 100000) n;
             analyze calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members
             """);
         await using var connection = new NpgsqlConnection(database.ServiceConnectionString);
@@ -213,10 +214,10 @@ public sealed class DatabaseTests(ServiceFixture fixture)
 
         foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
         {
-            foreach (var caller in new[] { "md5('org1')::uuid, null", "null, 'user1'", "md5('org1')::uuid, 'user1'" })
+            foreach (var caller in new[] { "'00000002-0000-0000-0000-000000000001'::uuid, null", "null, 'user1'", "'00000002-0000-0000-0000-000000000001'::uuid, 'user1'" })
             {
                 await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = string.Join('\n', await connection.QueryAsync<string>($"explain execute find (md5('agent1')::uuid, {caller})"));
+                var plan = string.Join('\n', await connection.QueryAsync<string>($"explain execute find ('00000003-0000-0000-0000-000000000001'::uuid, {caller})"));
 
                 Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
                 Assert.Contains("agents_pkey", plan, StringComparison.Ordinal);

@@ -252,6 +252,28 @@ public sealed class RequestTests(ServiceFixture fixture)
         }
     }
 
+    [Theory]
+    [InlineData("GET /{0} HTTP/1.1\r\nHost: x\r\n\r\n", 9_000, 414)]
+    [InlineData("GET / HTTP/1.1\r\nHost: x\r\nX: {0}\r\n\r\n", 1_600_000, 431)]
+    public async Task ALineOrAHeadThatIsTooLongIsRefused(string request, int length, int status)
+    {
+        var answer = await RawHttp.SendAsync(fixture.Service.Url, request.Replace("{0}", new string('x', length), StringComparison.Ordinal));
+
+        Assert.Equal((status, ""), (answer.Status, answer.Body));
+    }
+
+    [Fact]
+    public async Task ConnectionsAreLimited_AsConfigured()
+    {
+        await using var service = await TestService.StartAsync(
+            fixture.Tables.ServiceConnectionString, new() { ["Kestrel:Limits:MaxConcurrentConnections"] = "2" });
+        using var first = await RawHttp.ConnectAsync(service.Url);
+        using var second = await RawHttp.ConnectAsync(service.Url);
+        await Task.Delay(100);
+
+        Assert.Equal(0, (await RawHttp.SendAsync(service.Url, "GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).Status);
+    }
+
     [Fact]
     public async Task EveryAnswerCarriesTheSameHeaders()
     {

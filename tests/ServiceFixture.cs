@@ -37,10 +37,3 @@ public sealed class ServiceFixture(IMessageSink messages) : IAsyncLifetime
 
 [CollectionDefinition(ServiceFixture.Name)]
 public sealed class ServiceTests : ICollectionFixture<ServiceFixture>;
-
-/// <summary>Processes and databases, which take their time beside the tests of the service.</summary>
-[CollectionDefinition(Name)]
-public sealed class ProcessTests : ICollectionFixture<ServiceFixture>
-{
-    public const string Name = "processes";
-}

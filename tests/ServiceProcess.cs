@@ -40,6 +40,15 @@ internal sealed class ServiceProcess : IDisposable
 
     public int Id => _process.Id;
 
+    public long ResidentBytes
+    {
+        get
+        {
+            _process.Refresh();
+            return _process.WorkingSet64;
+        }
+    }
+
     public string Output => string.Join('\n', _output).TrimEnd();
 
     public string Errors => string.Join('\n', _errors).TrimEnd();

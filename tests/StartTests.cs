@@ -10,8 +10,7 @@ using Npgsql;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Sections 5 and 6 of the contract: the program as a process, started and stopped as its users do it.</summary>
-[Collection(ProcessTests.Name)]
-public sealed class StartTests(ServiceFixture fixture)
+public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Bearer = "Authentication__Schemes__Bearer__";
     private const string Secret = "not-to-be-seen";
@@ -246,6 +245,35 @@ public sealed class StartTests(ServiceFixture fixture)
 
         ServiceProcess.Signal("TERM", process.Id);
 
+        Assert.Equal(0, await process.WaitForExitAsync());
+    }
+
+    [Fact]
+    public async Task ARequestInFlightIsAnsweredBeforeItStops()
+    {
+        var org = Guid.NewGuid();
+        var agent = await fixture.Tables.AddAgentAsync(org);
+        using var process = ServiceProcess.Start([AnyPort], Complete);
+        using var client = new HttpClient { BaseAddress = new(await process.WaitForUrlAsync()) };
+        client.DefaultRequestHeaders.Authorization = new("Bearer", Tokens.OfOrganization(org));
+        var account = new Uri(TestService.AccountPath(agent.ToString()), UriKind.Relative);
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(account)).StatusCode);
+        await using var locking = new NpgsqlConnection(fixture.Tables.OwnerConnectionString);
+        await locking.OpenAsync();
+        await using var transaction = await locking.BeginTransactionAsync();
+        await using (var command = new NpgsqlCommand("lock table calcom.agents", locking, transaction))
+        {
+            await command.ExecuteNonQueryAsync();
+        }
+
+        var inFlight = client.GetAsync(account);
+        await Task.Delay(300);
+        ServiceProcess.Signal("TERM", process.Id);
+        await Task.Delay(700);
+        Assert.False(inFlight.IsCompleted);
+        await transaction.RollbackAsync();
+
+        Assert.Equal(HttpStatusCode.OK, (await inFlight).StatusCode);
         Assert.Equal(0, await process.WaitForExitAsync());
     }
 

@@ -113,7 +113,7 @@ internal sealed class TestDatabase
     private Task CreateServiceLoginAsync() => ExecuteAsync($"""
         do $$ begin
             create role {ServiceLogin} login password '{ServicePassword}' in role calcom_reader;
-        exception when duplicate_object then null;
+        exception when duplicate_object or unique_violation then null;
         end $$
         """);
 }

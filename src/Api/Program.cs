@@ -52,7 +52,7 @@ internal static class Program
         builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
         builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
         builder.Services.AddOpenApi();
-        builder.Services.AddSingleton<Draining>().AddHostedService(services => services.GetRequiredService<Draining>());
+        Draining.Add(builder.Services);
 
         var app = builder.Build();
         app.Services.CheckJwtAuthentication();
