@@ -167,6 +167,11 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         Assert.Equal("mine", await SettingAsync(connection, "application_name"));
         Assert.Equal("4321ms", await SettingAsync(connection, "statement_timeout"));
         Assert.Equal(4, connection.CommandTimeout);
+
+        // What a pooler that takes no options needs.
+        await using var plain = await TestService.StartAsync(fixture.Tables.ServiceConnectionString + ";Options=");
+        await using var session = await plain.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
+        Assert.Equal("0", await SettingAsync(session, "statement_timeout"));
     }
 
     [Fact]
