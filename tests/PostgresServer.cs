@@ -104,13 +104,13 @@ internal sealed class PostgresServer : IAsyncDisposable
     {
         if (_server is PostgreSqlContainer container)
         {
+            // What Docker itself would send asks PostgreSQL to wait for its clients.
             await container.ExecAsync(["sh", "-c", "kill -INT 1"]);
-        }
-        else
-        {
-            ServiceProcess.Signal("INT", Postmaster);
+            await container.StopAsync();
+            return;
         }
 
+        ServiceProcess.Signal("INT", Postmaster);
         while (await AnswersAsync())
         {
             await Task.Delay(20);

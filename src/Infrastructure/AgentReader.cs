@@ -72,9 +72,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
     {
         for (var attempt = 1; ; attempt++)
         {
-            await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
             try
             {
+                await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
                 return (await connection.QueryAsync<Row>(command)).AsList();
             }
             catch (NpgsqlException exception)

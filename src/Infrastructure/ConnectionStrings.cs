@@ -21,8 +21,8 @@ public static class ConnectionStrings
         var seconds = Math.Max(1, (int)(answerTimeout.TotalSeconds * 0.4));
         var milliseconds = (int)(answerTimeout.TotalMilliseconds * 0.3);
 
-        // A cancellation is sent and not waited for: the server ends slow statements itself, so whoever has to be told does not
-        // listen, or is asked by a client that has hung up. Nothing that the service does leaves anything in a session to reset.
+        // A cancellation is sent but not waited for: the server ends slow statements by itself, so what is left are clients that
+        // have hung up, and a frozen server, which would never agree. Nothing is left in a session that would need a reset.
         return $"Application Name=calcom-accounts;Maximum Pool Size=20;Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=-1;No Reset On Close=true;"
             + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds};";
     }
