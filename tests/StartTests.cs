@@ -104,7 +104,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Theory]
     [InlineData("garbage")]
     [InlineData("http://192.0.2.1:5000")]
-    [InlineData("https://127.0.0.1:0")]
+    [InlineData("http://127.0.0.1:99999")]
     public async Task AnAddressThatCanNotBeListenedOnIsRefused(string url) =>
         await AssertRefusesAsync(["--urls", url], Complete, "can't listen", "--urls");
 
