@@ -33,8 +33,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
               end
         """;
 
-    // Npgsql clears its pool of ended sessions when it meets the first, but may hand out a second meanwhile.
+    // Npgsql clears its pool of ended sessions when it meets the first, and hands out others until it is done with that.
     private const int MaxAttempts = 3;
+    private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
 
     public async Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
     {
@@ -82,6 +83,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
             {
                 // Such as a session that the server has ended while it was pooled. Reading again changes nothing, and what
                 // has taken its time to fail is not tried again.
+                await Task.Delay(s_pause * attempt, command.CancellationToken);
             }
         }
     }
