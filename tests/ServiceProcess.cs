@@ -26,6 +26,8 @@ internal sealed class ServiceProcess : IDisposable
             start.Environment.Remove(name);
         }
 
+        // Where it can't be sent, telemetry keeps `dotnet run` from ending.
+        start.Environment["DOTNET_CLI_TELEMETRY_OPTOUT"] = "1";
         foreach (var (name, value) in environment)
         {
             start.Environment[name] = value;
