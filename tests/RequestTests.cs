@@ -51,6 +51,13 @@ public sealed class RequestTests(ServiceFixture fixture)
         }
     }
 
+    // Guid's own parser would take the second.
+    [Theory]
+    [InlineData("garbage")]
+    [InlineData("+f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01")]
+    public void WhatIsNoUuidIsNotParsedAsOne(string text) =>
+        Assert.Equal("Not a UUID.", Assert.Throws<FormatException>(() => CalcomAccounts.Application.Uuid.Parse(text)).Message);
+
     [Theory]
     [InlineData(Uuid)]
     [InlineData("0F9D6C1E-3A52-4B7E-9C41-5D2E8A7B6C01")]
