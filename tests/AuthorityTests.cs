@@ -55,6 +55,23 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     }
 
     [Fact]
+    public async Task WhatAnAuthoritySaysOfItsKeysIsNotSaidOfAConfiguredOne()
+    {
+        var settings = TestAuthority.Settings(_authority.Issuer);
+        settings["Authentication:Schemes:Bearer:ValidIssuer"] = Tokens.Issuer;
+        settings["Authentication:Schemes:Bearer:SigningKeys:0:Issuer"] = Tokens.Issuer;
+        settings["Authentication:Schemes:Bearer:SigningKeys:0:Value"] = Convert.ToBase64String(Tokens.Key);
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, settings);
+        _authority.Keys.Clear();
+
+        // Without a kid, as the configured one.
+        var rsa = _authority.Rsa.ExportParameters(includePrivateParameters: false);
+        _authority.Keys.Add(new { kty = "RSA", alg = "RS256", n = TestAuthority.Encode(rsa.Modulus!), e = TestAuthority.Encode(rsa.Exponent!) });
+
+        Assert.Equal(200, (await service.GetAccountAsync(_agent, Tokens.OfOrganization(s_org))).Status);
+    }
+
+    [Fact]
     public async Task ANewKeyWorksAndAWithdrawnOneStops_WithoutARestart()
     {
         Assert.Equal(200, await StatusAsync(Rs256("rsa", _authority.Rsa)));

@@ -49,6 +49,14 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         Assert.Contains("/swagger/v1/swagger.json", page.Body, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task WhatFailsOnThePageFailsInTheEnvelopeToo()
+    {
+        var answer = await fixture.Service.SendAsync("GET", "/swagger/swagger-ui.css", configure: request => request.Headers.Range = new(99_999_999, null));
+
+        Assert.Equal((416, """{"success":false,"message":"The request is not valid","code":"INVALID_REQUEST"}"""), (answer.Status, answer.Body));
+    }
+
     private async Task<JsonObject> GetDocumentAsync(string? host = null)
     {
         var answer = await fixture.Service.SendAsync("GET", "/swagger/v1/swagger.json", configure: request => request.Headers.Host = host);

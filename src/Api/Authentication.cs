@@ -52,7 +52,6 @@ internal static class Authentication
         var signingKeys = ReadSettings(section);
         var organizationClaim = configuration[OrganizationClaimKey] is { Length: > 0 } name ? name : "org_id";
 
-        services.AddAuthorization();
         services.AddAuthentication(JwtBearerDefaults.AuthenticationScheme).AddJwtBearer(options =>
         {
             // Runs after the configuration section was read, and wins over it.

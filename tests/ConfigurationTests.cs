@@ -1,0 +1,144 @@
+using CalcomAccounts.Api;
+using CalcomAccounts.Infrastructure;
+using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Options;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>Section 5 of the contract: what has to be configured, and what is said of a setting that is missing or makes no sense.</summary>
+public sealed class ConfigurationTests
+{
+    private const string Bearer = "Authentication:Schemes:Bearer:";
+    private const string Secret = "not-to-be-seen";
+
+    private static Dictionary<string, string?> Complete => new()
+    {
+        ["ConnectionStrings:CalcomAccounts"] = "Host=localhost",
+        [Bearer + "ValidIssuer"] = Tokens.Issuer,
+        [Bearer + "ValidAudience"] = Tokens.Audience,
+        [Bearer + "SigningKeys:0:Issuer"] = Tokens.Issuer,
+        [Bearer + "SigningKeys:0:Value"] = Convert.ToBase64String(Tokens.Key),
+    };
+
+    public static TheoryData<string, string> Missing => new()
+    {
+        { "ConnectionStrings:CalcomAccounts", "not configured: ConnectionStrings:CalcomAccounts" },
+        { Bearer + "ValidIssuer", $"not configured: {Bearer}ValidIssuer" },
+        { Bearer + "ValidAudience", $"not configured: {Bearer}ValidAudience" },
+        { Bearer + "SigningKeys", $"not configured: {Bearer}Authority or {Bearer}SigningKeys" },
+        { Bearer, $"not configured: {Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Missing))]
+    public void OutsideDevelopmentAMissingSettingIsNamed(string left, string refusal)
+    {
+        foreach (var environment in new[] { "Production", "Staging" })
+        {
+            var settings = Complete.Where(setting => !setting.Key.StartsWith(left, StringComparison.Ordinal)).ToDictionary();
+
+            Assert.Equal(refusal, Refusal(settings, environment));
+        }
+    }
+
+    // An empty one is none.
+    [Theory]
+    [InlineData(Bearer + "ValidIssuer", "", $"not configured: {Bearer}ValidIssuer")]
+    [InlineData(Bearer + "ValidAudience", "", $"not configured: {Bearer}ValidAudience")]
+    [InlineData(Bearer + "SigningKeys:0:Value", "", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", null, $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", "c2hvcnQ=", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", $"{Secret}-however-long-it-may-be-made!", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Issuer", "https://other.example", $"{Bearer}SigningKeys:0:Issuer is not among {Bearer}ValidIssuers")]
+    [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "BackchannelTimeout", "soon", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "", "ConnectionStrings:CalcomAccounts names no Host")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Database=x;Password={Secret}", "ConnectionStrings:CalcomAccounts names no Host")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"postgres://user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Passwort={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Port={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("AnswerTimeoutSeconds", "0", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
+    [InlineData("AnswerTimeoutSeconds", "301", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
+    [InlineData("ShutdownTimeoutSeconds", "soon", "ShutdownTimeoutSeconds has to be a number of seconds from 1 to 300")]
+    public void ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string? value, string refusal)
+    {
+        var settings = Complete;
+        settings[setting] = value;
+
+        var message = Refusal(settings);
+
+        Assert.StartsWith(refusal, message, StringComparison.Ordinal);
+        Assert.DoesNotContain(Secret, message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("Authority")]
+    [InlineData("MetadataAddress")]
+    public void AnAuthorityIsIssuerAndKeySourceEnough_ButAnEmptyOneIsNone(string setting)
+    {
+        var settings = new Dictionary<string, string?>
+        {
+            ["ConnectionStrings:CalcomAccounts"] = "Host=localhost",
+            [Bearer + "ValidAudience"] = Tokens.Audience,
+            [Bearer + setting] = "https://issuer.example",
+        };
+        Assert.Null(Refusal(settings));
+
+        settings[Bearer + setting] = "";
+        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys", Refusal(settings));
+    }
+
+    [Fact]
+    public void IssuersAndAudiencesMayBeSeveral()
+    {
+        var settings = Complete;
+        settings.Remove(Bearer + "ValidIssuer");
+        settings.Remove(Bearer + "ValidAudience");
+        settings[Bearer + "ValidIssuers:0"] = "https://other.example";
+        settings[Bearer + "ValidIssuers:1"] = Tokens.Issuer;
+        settings[Bearer + "ValidAudiences:0"] = Tokens.Audience;
+
+        Assert.Null(Refusal(settings));
+    }
+
+    [Fact]
+    public async Task AnAuthorityIsAskedAsOftenAndAsLongAsTheReadmeSays_UnlessConfigured()
+    {
+        var settings = Complete;
+        settings[Bearer + "Authority"] = "https://issuer.example";
+        var options = await JwtBearerOptionsAsync(settings);
+        Assert.Equal(TimeSpan.FromMinutes(5), options.AutomaticRefreshInterval);
+        Assert.Equal(TimeSpan.FromSeconds(30), options.RefreshInterval);
+        Assert.Equal(TimeSpan.FromSeconds(1.5), options.BackchannelTimeout);
+
+        settings[Bearer + "RefreshInterval"] = "00:00:07";
+        settings[Bearer + "BackchannelTimeout"] = "00:00:08";
+        options = await JwtBearerOptionsAsync(settings);
+        Assert.Equal(TimeSpan.FromSeconds(7), options.RefreshInterval);
+        Assert.Equal(TimeSpan.FromSeconds(8), options.BackchannelTimeout);
+    }
+
+    [Fact]
+    public async Task NoKeysAreMadeAndWrittenForCookies()
+    {
+        await using var app = Build(Complete);
+
+        Assert.DoesNotContain(app.Services.GetServices<IHostedService>(), service => service.GetType().Name.Contains("DataProtection", StringComparison.Ordinal));
+    }
+
+    private static async Task<JwtBearerOptions> JwtBearerOptionsAsync(Dictionary<string, string?> settings)
+    {
+        await using var app = Build(settings);
+        return app.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme);
+    }
+
+    private static string? Refusal(Dictionary<string, string?> settings, string environment = "Production") =>
+        Record.Exception(() => Build(settings, environment)) is { } exception ? Assert.IsType<StartupException>(exception).Message : null;
+
+    private static Microsoft.AspNetCore.Builder.WebApplication Build(Dictionary<string, string?> settings, string environment = "Production") =>
+        Program.Build(Program.CreateBuilder(
+            [$"--environment={environment}", .. settings.Where(setting => setting.Value is not null).Select(setting => $"--{setting.Key}={setting.Value}")]));
+}
