@@ -61,6 +61,31 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         Assert.Equal(s_files, await DatabaseMigrator.MigrateAsync(owner, CancellationToken.None));
     }
 
+    [Theory]
+    [InlineData("Username=owner;Database=platform", "platform")]
+    [InlineData("Username=owner", "owner")]
+    [InlineData("Timeout=5", "of the user's name")]
+    public async Task AMigrationSaysWhichServerIsOutOfReach_AndWhy(string settings, string database)
+    {
+        var refusal = await Assert.ThrowsAsync<StartupException>(
+            () => DatabaseMigrator.MigrateAsync($"Host=127.0.0.1;Port=1;Password=only-in-tests;{settings}", CancellationToken.None));
+
+        Assert.Equal(
+            $"could not migrate 127.0.0.1:1, database {database}: Failed to connect to 127.0.0.1:1 (Connection refused)", refusal.Message);
+    }
+
+    [Fact]
+    public async Task AMigrationIntoTablesOfTheSameNamesSaysSo()
+    {
+        var database = await fixture.Server.CreateDatabaseAsync();
+        await using var connection = new NpgsqlConnection(database);
+        await connection.ExecuteAsync("create schema calcom; create table calcom.agents ()");
+
+        var refusal = await Assert.ThrowsAsync<StartupException>(() => DatabaseMigrator.MigrateAsync(database, CancellationToken.None));
+
+        Assert.EndsWith(": relation \"agents\" already exists (42P07). Nothing was changed", refusal.Message, StringComparison.Ordinal);
+    }
+
     // The index knows no more than the policy does: what is connected there may stand once here.
     public static TheoryData<bool, string?, bool> ConnectedStates()
     {
