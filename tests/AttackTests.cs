@@ -181,6 +181,8 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
         var agent = await fixture.Tables.AddAgentAsync(s_org);
         foreach (var target in await targets.AllAsync(fixture))
         {
+            // Where valid tokens are remembered, one like it is.
+            Assert.Equal(200, (await SendAsync(target, agent, $"Authorization: Bearer {target.Valid}\r\n")).Status);
             var head = s_tokens.TryGetValue(attack, out var token) ? $"Authorization: Bearer {token(target)}\r\n" : s_heads[attack](target.Valid);
 
             var answer = await SendAsync(target, agent, head);
@@ -314,21 +316,29 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
             }
 
             _authority.Keys.Add(TestAuthority.Jwk("old", _rotatedOut));
-            var ofKey = fixture.Service;
-            var ofAuthority = await TestService.StartAsync(database, TestAuthority.Settings(_authority.Issuer));
-            var ofBoth = await TestService.StartAsync(database, trustsBoth);
-            _all =
-            [
-                ByKey("its key, trusting a key", ofKey), ByAuthority("its authority, trusting one", ofAuthority),
-                ByKey("its key, trusting an authority too", ofBoth), ByAuthority("its authority, trusting a key too", ofBoth),
-            ];
-            await RotateAsync(ofAuthority, ofBoth);
+            var all = new List<Target>();
+            foreach (var remembers in new[] { true, false })
+            {
+                async Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
+                    await TestService.StartAsync(database, new(settings) { ["Authentication:TokenCache"] = $"{remembers}" });
+                var (ofKey, ofAuthority, ofBoth) = (await StartAsync([]), await StartAsync(TestAuthority.Settings(_authority.Issuer)), await StartAsync(trustsBoth));
+                all.AddRange(
+                [
+                    ByKey($"its key, trusting a key, remembering {remembers}", ofKey),
+                    ByAuthority($"its authority, trusting one, remembering {remembers}", ofAuthority),
+                    ByKey($"its key, trusting an authority too, remembering {remembers}", ofBoth),
+                    ByAuthority($"its authority, trusting a key too, remembering {remembers}", ofBoth),
+                ]);
+            }
+
+            await RotateAsync([.. all.Where(target => target.Algorithm is "RS256").Select(target => target.Service)]);
+            _all = all;
             return _all;
         }
 
         public async Task DisposeAsync()
         {
-            foreach (var service in (_all ?? []).Select(target => target.Service).Distinct().Skip(1))
+            foreach (var service in (_all ?? []).Select(target => target.Service).Distinct())
             {
                 await service.DisposeAsync();
             }

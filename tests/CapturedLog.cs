@@ -8,6 +8,17 @@ internal sealed class CapturedLog(LogLevel least) : ILoggerProvider, ILogger
 {
     public ConcurrentQueue<string> Lines { get; } = [];
 
+    /// <summary>The one line, which may come a moment after the answer that it tells of.</summary>
+    public async Task<string> SingleLineAsync()
+    {
+        for (var i = 0; i < 100 && Lines.IsEmpty; i++)
+        {
+            await Task.Delay(20);
+        }
+
+        return Assert.Single(Lines);
+    }
+
     public ILogger CreateLogger(string categoryName) => this;
 
     public IDisposable? BeginScope<TState>(TState state)

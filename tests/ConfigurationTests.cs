@@ -62,6 +62,10 @@ public sealed class ConfigurationTests
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Port={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
     [InlineData("AnswerTimeoutSeconds", "0", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
     [InlineData("AnswerTimeoutSeconds", "301", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
+    [InlineData("MaxStatementsInFlight", "0", "MaxStatementsInFlight has to be a number from 1 to 64")]
+    [InlineData("MaxStatementsInFlight", "65", "MaxStatementsInFlight has to be a number from 1 to 64")]
+    [InlineData("MaxQueuedLookups", "none", "MaxQueuedLookups has to be a number from 1 to 1000000")]
+    [InlineData("Authentication:TokenCache", "perhaps", "Authentication:TokenCache has to be true or false")]
     [InlineData("ShutdownTimeoutSeconds", "soon", "ShutdownTimeoutSeconds has to be a number of seconds from 1 to 300")]
     public void ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string? value, string refusal)
     {

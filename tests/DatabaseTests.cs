@@ -237,21 +237,28 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         await using var connection = new NpgsqlConnection(database.ServiceConnectionString);
         await connection.OpenAsync();
         await connection.ExecuteAsync(
-            "prepare find (uuid, uuid, text) as "
-            + AgentReader.Sql.Replace("@AgentId", "$1", StringComparison.Ordinal)
-                .Replace("@OrgId", "$2", StringComparison.Ordinal)
-                .Replace("@Subject", "$3", StringComparison.Ordinal));
+            "prepare find (uuid[], uuid[], text[]) as "
+            + AgentReader.Sql.Replace("@AgentIds", "$1", StringComparison.Ordinal)
+                .Replace("@OrgIds", "$2", StringComparison.Ordinal)
+                .Replace("@Subjects", "$3", StringComparison.Ordinal));
 
         foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
         {
-            foreach (var caller in new[] { "'00000002-0000-0000-0000-000000000001'::uuid, null", "null, 'user1'", "'00000002-0000-0000-0000-000000000001'::uuid, 'user1'" })
+            foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch })
             {
                 await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = string.Join('\n', await connection.QueryAsync<string>($"explain execute find ('00000003-0000-0000-0000-000000000001'::uuid, {caller})"));
+                var plan = string.Join('\n', await connection.QueryAsync<string>($"""
+                    explain execute find (
+                        array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                        array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                        array_fill('user1'::text, array[{lookups}]))
+                    """));
 
                 Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
-                Assert.Contains("agents_pkey", plan, StringComparison.Ordinal);
-                Assert.Contains("agent_keys_agent_id", plan, StringComparison.Ordinal);
+                foreach (var index in new[] { "agents_pkey", "agent_keys_agent_id", "org_accounts_", "org_members_pkey" })
+                {
+                    Assert.Contains(index, plan, StringComparison.Ordinal);
+                }
             }
         }
     }

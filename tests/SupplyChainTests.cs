@@ -8,10 +8,12 @@ public sealed class SupplyChainTests
 {
     private static readonly string[] s_allowed = ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "PostgreSQL"];
 
-    // Packages from before licence expressions, whose files at these addresses are Apache-2.0 for these versions.
+    // Packages from before licence expressions, whose files are Apache-2.0 or MIT for these versions.
     private static readonly Dictionary<string, string> s_read = new()
     {
         ["MediatR/5.1.0"] = "https://github.com/jbogard/MediatR/blob/master/LICENSE",
+        ["CommandLineParser/2.9.1"] = "License.md",
+        ["Microsoft.DotNet.PlatformAbstractions/3.1.6"] = "LICENSE.TXT",
         ["xunit.abstractions/2.0.3"] = "https://raw.githubusercontent.com/xunit/xunit/master/license.txt",
     };
 
@@ -26,8 +28,13 @@ public sealed class SupplyChainTests
 
     private static IEnumerable<(string Id, string Folder)> Packages()
     {
-        // The tests refer to all that the service does.
-        var assets = JsonNode.Parse(File.ReadAllText(Path.Combine(ServiceProcess.Repository, "tests", "obj", "project.assets.json")))!;
+        // These two refer to all that the service does, and to what they need themselves.
+        return PackagesOf("tests").Union(PackagesOf("tests/Benchmark"));
+    }
+
+    private static IEnumerable<(string Id, string Folder)> PackagesOf(string project)
+    {
+        var assets = JsonNode.Parse(File.ReadAllText(Path.Combine(ServiceProcess.Repository, project, "obj", "project.assets.json")))!;
         var root = assets["packageFolders"]!.AsObject().First().Key;
         return from library in assets["libraries"]!.AsObject()
                where library.Value!["type"]!.GetValue<string>() is "package"

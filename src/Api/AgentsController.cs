@@ -36,7 +36,7 @@ public sealed class AgentsController(IMediator mediator) : ControllerBase
 
         var response = GetAgentCalcomAccountResponse.Of(account);
         HttpContext.Features.Set(response.Data);
-        return new JsonResult(response, ResponseJson.Context.Options);
+        return new JsonAnswer(StatusCodes.Status200OK, response);
     }
 }
 

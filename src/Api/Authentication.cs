@@ -1,7 +1,9 @@
+using System.Security.Claims;
 using System.Text.Json;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.AspNetCore.Http.Features;
 using Microsoft.Extensions.Options;
 using Microsoft.IdentityModel.JsonWebTokens;
 using Microsoft.IdentityModel.Tokens;
@@ -15,6 +17,11 @@ internal static class Authentication
     public const string Section = "Authentication:Schemes:Bearer";
 
     private const string OrganizationClaimKey = "Authentication:OrganizationClaim";
+    private const string TokenCacheKey = "Authentication:TokenCache";
+    private const string BearerPrefix = "Bearer ";
+
+    // What a bearer claims beyond being one is in its Caller.
+    private static readonly ClaimsIdentity s_bearer = new(JwtBearerDefaults.AuthenticationScheme);
 
     // Where the section says nothing.
     private static readonly TimeSpan s_backchannelTimeout = TimeSpan.FromSeconds(1.5);
@@ -51,6 +58,7 @@ internal static class Authentication
         var section = configuration.GetSection(Section);
         var signingKeys = ReadSettings(section);
         var organizationClaim = configuration[OrganizationClaimKey] is { Length: > 0 } name ? name : "org_id";
+        var cache = ReadSwitch(configuration, TokenCacheKey) ? new TokenCache(TimeProvider.System) : null;
 
         services.AddAuthentication(JwtBearerDefaults.AuthenticationScheme).AddJwtBearer(options =>
         {
@@ -91,10 +99,26 @@ internal static class Authentication
             {
                 OnMessageReceived = async context =>
                 {
-                    // A token that can't be judged, because the authority's keys can't be had, is not refused: this throws.
-                    if (context.Request.Headers.Authorization is not [] && context.Options.ConfigurationManager is { } authority)
+                    var authorization = context.Request.Headers.Authorization.ToString();
+                    if (!authorization.StartsWith(BearerPrefix, StringComparison.OrdinalIgnoreCase))
                     {
-                        await authority.GetConfigurationAsync(context.HttpContext.RequestAborted);
+                        return;
+                    }
+
+                    // A token that can't be judged, because the authority's keys can't be had, is not refused: this throws.
+                    var keySet = context.Options.ConfigurationManager is { } authority
+                        ? await authority.GetConfigurationAsync(context.HttpContext.RequestAborted)
+                        : null;
+                    context.Token = authorization[BearerPrefix.Length..].Trim();
+                    if (cache?.Find(context.Token, keySet) is { } caller)
+                    {
+                        context.HttpContext.Features.Set(caller);
+                        context.Principal = new(s_bearer);
+                        context.Success();
+                    }
+                    else
+                    {
+                        context.HttpContext.Features.Set(new KeySet(keySet));
                     }
                 },
                 OnTokenValidated = async context =>
@@ -104,6 +128,7 @@ internal static class Authentication
                         && ReadCaller(token, organizationClaim) is { } caller)
                     {
                         context.HttpContext.Features.Set(caller);
+                        cache?.Add(token.EncodedToken, context.HttpContext.Features.GetRequiredFeature<KeySet>().Value, caller, token.ValidTo);
                     }
                     else
                     {
@@ -163,6 +188,9 @@ internal static class Authentication
             : throw new StartupException($"not configured: {string.Join(", ", missing)}");
     }
 
+    private static bool ReadSwitch(IConfiguration configuration, string key) =>
+        configuration[key] is not { } text || (bool.TryParse(text, out var isOn) ? isOn : throw new StartupException($"{key} has to be true or false"));
+
     private static List<string> Values(IConfigurationSection section, string one, string many) =>
         [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(value => value is not "")];
 
@@ -194,7 +222,7 @@ internal static class Authentication
     }
 
     /// <returns>Null where the claims don't say who asks, or the header asks for what is not understood here.</returns>
-    private static Caller? ReadCaller(JsonWebToken token, string organizationClaim)
+    internal static Caller? ReadCaller(JsonWebToken token, string organizationClaim)
     {
         try
         {
@@ -224,4 +252,7 @@ internal static class Authentication
             _ => null,
         };
     }
+
+    /// <summary>What the authority published before the request's token was validated; null without one.</summary>
+    private sealed record KeySet(object? Value);
 }

@@ -12,12 +12,9 @@ internal static class ErrorHandling
         {
             // An empty NotFound() gets its body below, not a problem+json one.
             options.SuppressMapClientErrors = true;
-            options.InvalidModelStateResponseFactory = context => new JsonResult(
-                ErrorResponse.InvalidRequest(context.ModelState.Values.SelectMany(entry => entry.Errors).First().ErrorMessage),
-                ResponseJson.Context.Options)
-            {
-                StatusCode = StatusCodes.Status400BadRequest,
-            };
+            options.InvalidModelStateResponseFactory = context => new JsonAnswer(
+                StatusCodes.Status400BadRequest,
+                ErrorResponse.InvalidRequest(context.ModelState.Values.SelectMany(entry => entry.Errors).First().ErrorMessage));
         });
 
     /// <summary>Has to come before everything that may fail.</summary>
@@ -38,7 +35,7 @@ internal static class ErrorHandling
             >= StatusCodes.Status500InternalServerError => ErrorResponse.InternalError,
             _ => ErrorResponse.InvalidRequest("The request is not valid"),
         };
-        return context.Response.WriteAsJsonAsync(body, body.GetType(), ResponseJson.Context, contentType: null, context.RequestAborted);
+        return ResponseJson.WriteAsync(context.Response, body);
     }
 
     // ASP.NET Core does not log an exception that a handler reports as handled: RequestLog does.

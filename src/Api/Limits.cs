@@ -6,9 +6,9 @@ namespace CalcomAccounts.Api;
 /// <summary>What a connection, a request and a stop may take. What is configured wins.</summary>
 internal static class Limits
 {
-    /// <returns>What a request may take.</returns>
-    /// <exception cref="StartupException">A configured time makes no sense.</exception>
-    public static TimeSpan Set(WebApplicationBuilder builder)
+    /// <returns>What a lookup may take.</returns>
+    /// <exception cref="StartupException">A configured number makes no sense.</exception>
+    public static LookupLimits Set(WebApplicationBuilder builder)
     {
         var configuration = builder.Configuration;
         var answerTimeout = ReadSeconds(configuration, "AnswerTimeoutSeconds", 5);
@@ -34,12 +34,17 @@ internal static class Limits
             kestrel.Limits.MaxConcurrentConnections = 5000;
             configuration.GetSection("Kestrel:Limits").Bind(kestrel.Limits);
         });
-        return answerTimeout;
+        return new(
+            answerTimeout,
+            ReadNumber(configuration, "MaxStatementsInFlight", otherwise: 2, "a number", max: 64),
+            ReadNumber(configuration, "MaxQueuedLookups", otherwise: 4096, "a number", max: 1_000_000));
     }
 
     private static TimeSpan ReadSeconds(ConfigurationManager configuration, string key, int otherwise) =>
-        configuration[key] is not { } text ? TimeSpan.FromSeconds(otherwise)
-        : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var seconds) && seconds is >= 1 and <= 300
-            ? TimeSpan.FromSeconds(seconds)
-        : throw new StartupException($"{key} has to be a number of seconds from 1 to 300");
+        TimeSpan.FromSeconds(ReadNumber(configuration, key, otherwise, "a number of seconds", max: 300));
+
+    private static int ReadNumber(ConfigurationManager configuration, string key, int otherwise, string what, int max) =>
+        configuration[key] is not { } text ? otherwise
+        : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1 && number <= max ? number
+        : throw new StartupException($"{key} has to be {what} from 1 to {max}");
 }

@@ -47,7 +47,7 @@ internal static class OpenApi
         settings.PostProcess = Complete;
     });
 
-    public static void UseOpenApiPage(this WebApplication app)
+    public static void UseOpenApiPage(this IApplicationBuilder app)
     {
         var settings = new OpenApiDocumentMiddlewareSettings
         {

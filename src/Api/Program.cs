@@ -3,6 +3,7 @@ using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using FluentValidation.AspNetCore;
 using Microsoft.AspNetCore.Diagnostics.HealthChecks;
+using Microsoft.AspNetCore.Mvc.ModelBinding;
 using Microsoft.AspNetCore.Rewrite;
 
 namespace CalcomAccounts.Api;
@@ -35,7 +36,7 @@ internal static class Program
     /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
-        var answerTimeout = Limits.Set(builder);
+        var lookupLimits = Limits.Set(builder);
         RequestLog.Configure(builder.Logging);
 
         // All it ever logs is the stack trace of a failed start; Main says why in one line.
@@ -45,10 +46,15 @@ internal static class Program
         builder.Services.AddInfrastructure(
             builder.Configuration.GetConnectionString(ConnectionStrings.Name)
             ?? throw new StartupException($"not configured: {ConnectionStrings.Key}"),
-            answerTimeout);
+            lookupLimits);
         builder.Services.AddJwtAuthentication(builder.Configuration);
         builder.Services.AddErrorHandling();
-        builder.Services.AddControllers();
+        builder.Services.AddControllers(mvc =>
+        {
+            // Queries are bound by binders of their own, and judged by their validators alone.
+            mvc.ValueProviderFactories.Clear();
+            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
+        });
         builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
         builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
         builder.Services.AddOpenApi();
@@ -65,10 +71,11 @@ internal static class Program
             return next(context);
         });
         app.UseErrorHandling();
-        app.UseOpenApiPage();
+        app.MapWhen(context => context.Request.Path.StartsWithSegments("/swagger"), page => page.UseOpenApiPage());
 
         // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
-        app.UseRewriter(new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account/?)$", "$1%20$2", skipRemainingRules: true));
+        app.UseWhen(context => context.Request.Path.Value!.Contains("//", StringComparison.Ordinal), empty => empty.UseRewriter(
+            new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account/?)$", "$1%20$2", skipRemainingRules: true)));
         app.UseRouting();
         app.UseRequestTimeouts();
         app.UseAuthentication();
@@ -81,6 +88,9 @@ internal static class Program
 
     private static async Task ServeAsync(string[] args)
     {
+        // A line of the log in one piece, rather than in pieces of 256 characters.
+        Console.SetOut(TextWriter.Synchronized(new StreamWriter(Console.OpenStandardOutput(), bufferSize: 16 * 1024) { AutoFlush = true }));
+
         var builder = CreateBuilder(args);
         await using var development = await Development.PrepareAsync(builder);
         await using var app = Build(builder);

@@ -2,6 +2,7 @@ using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using CalcomAccounts.Domain;
+using Microsoft.AspNetCore.Mvc;
 
 namespace CalcomAccounts.Api;
 
@@ -71,4 +72,23 @@ internal sealed partial class ResponseJson : JsonSerializerContext
         DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     });
+
+    /// <summary>Writes a body whose length is known, so that it leaves together with its head.</summary>
+    public static async Task WriteAsync(HttpResponse response, object body)
+    {
+        var json = JsonSerializer.SerializeToUtf8Bytes(body, body.GetType(), Context);
+        response.ContentType = "application/json; charset=utf-8";
+        response.ContentLength = json.Length;
+        await response.BodyWriter.WriteAsync(json, response.HttpContext.RequestAborted);
+    }
+}
+
+/// <summary>An action's answer in JSON, whatever the request accepts.</summary>
+internal sealed class JsonAnswer(int status, object body) : ActionResult
+{
+    public override Task ExecuteResultAsync(ActionContext context)
+    {
+        context.HttpContext.Response.StatusCode = status;
+        return ResponseJson.WriteAsync(context.HttpContext.Response, body);
+    }
 }

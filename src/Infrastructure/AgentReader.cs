@@ -5,14 +5,32 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure;
 
-internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
+/// <summary>An agent to look up, and for whom.</summary>
+internal readonly record struct Lookup(Guid AgentId, Caller Caller);
+
+/// <summary>Reads any number of agents in one statement.</summary>
+internal sealed class AgentReader(NpgsqlDataSource dataSource)
 {
-    // One row for each account of the agent, or one of nulls where it has none. Another organization's account is not
-    // read, whatever the link says; a caller with neither organization nor subject would reach nothing.
+    // For each lookup that reaches its agent one row an account, or one of nulls where it has none. Another organization's
+    // account is not read, whatever the link says; a caller with neither organization nor subject would reach nothing.
     internal const string Sql = """
-        select account.is_linked, account.id, account.account_name as name, account.has_api_key is true as has_api_key,
-               account.api_base_url, account.status, account.created_at
-        from calcom.agents agent
+        select lookup.position, account.is_linked, account.id, account.account_name as name,
+               account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
+        from unnest(@AgentIds, @OrgIds, @Subjects) with ordinality lookup (agent_id, org_id, subject, position)
+        join lateral (
+            select id, org_id, org_account_id
+            from calcom.agents
+            where id = lookup.agent_id
+              and deleted_at is null
+              and case when lookup.subject is null
+                  then org_id = lookup.org_id
+                  else (lookup.org_id is null or org_id = lookup.org_id)
+                      and exists (
+                          select from calcom.org_members member
+                          where member.org_id = agents.org_id and member.subject = lookup.subject)
+                  end
+            offset 0 -- keeps a small table from being scanned and hashed whole for each statement
+        ) agent on true
         left join lateral (
             select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
             from calcom.agent_keys
@@ -22,51 +40,35 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
             from calcom.org_accounts
             where org_id = agent.org_id and id = agent.org_account_id
         ) account on true
-        where agent.id = @AgentId
-          and agent.deleted_at is null
-          and case when @Subject is null
-              then agent.org_id = @OrgId
-              else (@OrgId is null or agent.org_id = @OrgId)
-                  and exists (
-                      select from calcom.org_members member
-                      where member.org_id = agent.org_id and member.subject = @Subject)
-              end
         """;
 
     // Npgsql clears its pool of ended sessions when it meets the first, and hands out others until it is done with that.
     private const int MaxAttempts = 3;
     private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
 
-    public async Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
+    /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that is out of its caller's reach.</summary>
+    /// <exception cref="NpgsqlException">The database could not be asked, or refused the statement.</exception>
+    public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken)
     {
-        var reading = new CancellationTokenSource();
-        try
-        {
-            return await ReadAsync(agentId, caller, reading.Token).WaitAsync(cancellationToken);
-        }
-        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
-        {
-            // Has the server told to end the query. Npgsql blocks while it does so, for seconds where the server is frozen.
-            _ = reading.CancelAsync();
-            throw;
-        }
-    }
-
-    private async Task<Agent?> ReadAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
-    {
-        // PostgreSQL's text can't hold a NUL, so no such subject is a member of anything.
-        if (caller.Subject?.Contains('\0') is true)
-        {
-            return null;
-        }
-
         var rows = await QueryAsync(new CommandDefinition(
-            Sql, new { AgentId = agentId, caller.OrgId, caller.Subject }, cancellationToken: cancellationToken));
-        return rows is []
-            ? null
-            : new Agent(
-                [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
-                rows.Find(row => row.IsLinked is true)?.ToAccount());
+            Sql,
+            new
+            {
+                AgentIds = lookups.Select(lookup => lookup.AgentId).ToArray(),
+                OrgIds = lookups.Select(lookup => lookup.Caller.OrgId).ToArray(),
+                Subjects = lookups.Select(lookup => lookup.Caller.Subject).ToArray(),
+            },
+            cancellationToken: cancellationToken));
+
+        var agents = new Agent?[lookups.Count];
+        foreach (var agent in rows.GroupBy(row => row.Position))
+        {
+            agents[agent.Key - 1] = new(
+                [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+                agent.SingleOrDefault(row => row.IsLinked is true)?.ToAccount());
+        }
+
+        return agents;
     }
 
     private async Task<List<Row>> QueryAsync(CommandDefinition command)
@@ -78,18 +80,21 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource) : IAgentReader
                 await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
                 return (await connection.QueryAsync<Row>(command)).AsList();
             }
-            catch (NpgsqlException exception)
-                when (attempt < MaxAttempts && exception is { IsTransient: true, InnerException: not TimeoutException })
+            catch (NpgsqlException exception) when (attempt < MaxAttempts && MayPass(exception))
             {
-                // Such as a session that the server has ended while it was pooled. Reading again changes nothing, and what
-                // has taken its time to fail is not tried again.
                 await Task.Delay(s_pause * attempt, command.CancellationToken);
             }
         }
     }
 
+    // A session that the server has ended while it was pooled, or a statement prepared before the schema changed. Reading again
+    // changes nothing, and what has taken its time to fail is not tried again.
+    private static bool MayPass(NpgsqlException exception) =>
+        exception is { IsTransient: true, InnerException: not TimeoutException }
+        || exception.SqlState is PostgresErrorCodes.FeatureNotSupported;
+
     private sealed record Row(
-        bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+        long Position, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
     {
         public CalcomAccount ToAccount() => new(Id!.Value, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
     }

@@ -11,19 +11,23 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
+    // What readiness asks besides lookups.
+    private const int OtherSessions = 2;
+
     /// <summary>
-    /// A small pool, as more sessions than the server has processors only wait for each other there; sessions that can't
+    /// As many sessions as statements may be in flight, and a few; statements prepared with their first use; sessions that can't
     /// write; and one bound inside the other: the server gives a statement up, then Npgsql does, then the request ends.
     /// </summary>
-    /// <param name="answerTimeout">What a request may take; waiting for the pool and connecting share 2 fifths of it.</param>
-    internal static string ServiceDefaults(TimeSpan answerTimeout)
+    /// <param name="limits">Waiting for the pool and connecting share 2 fifths of the time for an answer.</param>
+    internal static string ServiceDefaults(LookupLimits limits)
     {
-        var seconds = Math.Max(1, (int)(answerTimeout.TotalSeconds * 0.4));
-        var milliseconds = (int)(answerTimeout.TotalMilliseconds * 0.3);
+        var seconds = Math.Max(1, (int)(limits.AnswerTimeout.TotalSeconds * 0.4));
+        var milliseconds = (int)(limits.AnswerTimeout.TotalMilliseconds * 0.3);
 
         // A cancellation is sent but not waited for: the server ends slow statements by itself, so what is left are clients that
         // have hung up, and a frozen server, which would never agree. Nothing is left in a session that would need a reset.
-        return $"Application Name=calcom-accounts;Maximum Pool Size=20;Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=-1;No Reset On Close=true;"
+        return $"Application Name=calcom-accounts;Maximum Pool Size={limits.MaxStatementsInFlight + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
+            + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=-1;No Reset On Close=true;"
             + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds};";
     }
 

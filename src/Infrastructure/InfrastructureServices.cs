@@ -10,12 +10,12 @@ public static class InfrastructureServices
     /// <summary>Adds the connection pool for <paramref name="connectionString"/> and the readers on it. Nothing connects yet.</summary>
     /// <param name="services">Where to.</param>
     /// <param name="connectionString">What it says wins over the service's own defaults.</param>
-    /// <param name="answerTimeout">What a request may take, which the defaults stay within.</param>
+    /// <param name="limits">What the defaults stay within.</param>
     /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string.</exception>
-    public static IServiceCollection AddInfrastructure(this IServiceCollection services, string connectionString, TimeSpan answerTimeout)
+    public static IServiceCollection AddInfrastructure(this IServiceCollection services, string connectionString, LookupLimits limits)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
-        var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.ServiceDefaults(answerTimeout));
+        var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.ServiceDefaults(limits));
 
         // Of a server that is frozen, Npgsql blocks a thread for each session while it cancels its command, and another where the
         // request is given up as well. Beyond this number new threads come too slowly for anybody else to be answered in time.
@@ -23,8 +23,16 @@ public static class InfrastructureServices
         ThreadPool.SetMinThreads(Math.Max(workers, (2 * server.MaxPoolSize) + Environment.ProcessorCount), completionPorts);
 
         services.AddNpgsqlDataSource(server.ConnectionString);
-        services.AddSingleton<IAgentReader, AgentReader>();
+        services.AddSingleton(limits);
+        services.AddSingleton<AgentReader>();
+        services.AddSingleton<IAgentReader, BatchingAgentReader>();
         services.AddSingleton<LoginPrivileges>();
         return services;
     }
 }
+
+/// <summary>What looking an agent up may take.</summary>
+/// <param name="AnswerTimeout">Within which a request is answered.</param>
+/// <param name="MaxStatementsInFlight">How many statements may be in flight at once; lookups that arrive meanwhile share the next.</param>
+/// <param name="MaxQueuedLookups">How many lookups may wait for that; the next one fails at once.</param>
+public sealed record LookupLimits(TimeSpan AnswerTimeout, int MaxStatementsInFlight, int MaxQueuedLookups);

@@ -1,0 +1,331 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure;
+using Dapper;
+using Microsoft.Extensions.DependencyInjection;
+using Npgsql;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>Lookups that share round trips, on a real server that nobody else uses: what they share, and what they never do.</summary>
+public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultTests.Setup>
+{
+    private static readonly Guid s_org = Guid.NewGuid();
+    private static readonly Caller s_caller = Caller.OfOrganization(s_org);
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    public async Task WhatArrivesWhileAllStatementsAreInFlightGoesWithTheNext(int maxInFlight)
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = $"{maxInFlight}" });
+        var agents = await AddAgentsAsync(200);
+        List<Task<Agent?>> lookups;
+        using var statements = new StatementCounter(setup.Database);
+        await using (await LockAgentsAsync())
+        {
+            lookups = [.. agents.Select(agent => FindAsync(service, agent.Id))];
+            await EventuallyAsync(async () => await CountActiveAsync() == maxInFlight);
+            await Task.Delay(100);
+            Assert.Equal(maxInFlight, await CountActiveAsync());
+        }
+
+        var found = await Task.WhenAll(lookups);
+
+        // The first went alone, one with each statement; the others by 64.
+        Assert.Equal(maxInFlight + (int)Math.Ceiling((agents.Count - maxInFlight) / 64.0), statements.Count);
+        Assert.Equal(agents.Select(agent => agent.Name), found.Select(agent => Assert.Single(agent!.Keys).Name));
+    }
+
+    [Fact]
+    public async Task LookupsOfDifferentCallersShareAStatementAndNothingElse()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var otherOrg = Guid.NewGuid();
+        var agent = (await AddAgentsAsync(1))[0];
+        await setup.Database.AddMemberAsync(s_org, "member");
+        var callers = new (Caller Caller, bool Sees)[]
+        {
+            (s_caller, true), (Caller.OfOrganization(otherOrg), false), (Caller.OfSubject("member"), true), (Caller.OfSubject("nobody"), false),
+            (Caller.OfSubject("member").NarrowedTo(s_org), true), (Caller.OfSubject("member").NarrowedTo(otherOrg), false), (Caller.OfSubject("nul\0"), false),
+        };
+        List<Task<Agent?>> lookups;
+        await using (await LockAgentsAsync())
+        {
+            _ = FindAsync(service, agent.Id);
+            lookups = [.. Enumerable.Range(0, 9).SelectMany(_ => callers).Select(caller => FindAsync(service, agent.Id, caller.Caller))];
+        }
+
+        var found = await Task.WhenAll(lookups);
+
+        Assert.Equal(Enumerable.Range(0, 9).SelectMany(_ => callers).Select(caller => caller.Sees), found.Select(result => result is not null));
+    }
+
+    [Theory]
+    [InlineData("1 / 0")]
+    [InlineData("length(pg_sleep(30)::text)")]
+    public async Task ALookupThatFailsOrTakesForEverFailsAlone(string poison)
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agents = await AddAgentsAsync(100);
+        var poisoned = agents[30].Id;
+        await ExecuteAsync($"""
+            create function calcom.cost(agent uuid) returns int language plpgsql as $$
+                begin if agent = '{poisoned}' then return {poison}; end if; return 1; end $$;
+            alter table calcom.agents rename to agents_table;
+            create view calcom.agents as select id, org_id, name, org_account_id, deleted_at from calcom.agents_table where calcom.cost(id) = 1;
+            grant select on calcom.agents to calcom_reader
+            """);
+        try
+        {
+            List<Task<Agent?>> lookups;
+            await using (await LockAgentsAsync("agents_table"))
+            {
+                _ = FindAsync(service, agents[0].Id);
+                lookups = [.. agents.Select(agent => FindAsync(service, agent.Id))];
+            }
+
+            foreach (var (lookup, agent) in lookups.Zip(agents))
+            {
+                if (agent.Id == poisoned)
+                {
+                    await Assert.ThrowsAsync<PostgresException>(() => lookup);
+                }
+                else
+                {
+                    Assert.Equal(agent.Name, Assert.Single((await lookup)!.Keys).Name);
+                }
+            }
+        }
+        finally
+        {
+            await ExecuteAsync("drop view calcom.agents; alter table calcom.agents_table rename to agents; drop function calcom.cost");
+        }
+    }
+
+    [Fact]
+    public async Task WhoGivesUpIsFreedAtOnce_AndItsNeighboursAreAnswered()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agents = await AddAgentsAsync(4);
+        using var hangsUp = new CancellationTokenSource();
+        Task<Agent?> sent, sentToo, queued, queuedToo;
+        await using (await LockAgentsAsync())
+        {
+            (sent, sentToo) = await SendTogetherAsync(service, (agents[0].Id, hangsUp.Token), (agents[1].Id, default));
+            (queued, queuedToo) = (FindAsync(service, agents[2].Id, cancellationToken: hangsUp.Token), FindAsync(service, agents[3].Id));
+
+            var started = Stopwatch.GetTimestamp();
+            await hangsUp.CancelAsync();
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => sent);
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => queued);
+            Assert.InRange(Stopwatch.GetElapsedTime(started).TotalMilliseconds, 0, 200);
+            Assert.False(sentToo.IsCompleted || queuedToo.IsCompleted);
+        }
+
+        Assert.Equal(agents[1].Name, Assert.Single((await sentToo)!.Keys).Name);
+        Assert.Equal(agents[3].Name, Assert.Single((await queuedToo)!.Keys).Name);
+    }
+
+    [Fact]
+    public async Task AStatementIsCancelledOnceNobodyWaitsForItAnyMore()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agent = (await AddAgentsAsync(1))[0];
+        using var first = new CancellationTokenSource();
+        using var second = new CancellationTokenSource();
+        await using (await LockAgentsAsync())
+        {
+            var (one, other) = await SendTogetherAsync(service, (agent.Id, first.Token), (agent.Id, second.Token));
+
+            await first.CancelAsync();
+            await Task.Delay(200);
+            Assert.Equal(1, await CountActiveAsync());
+            await second.CancelAsync();
+            await EventuallyAsync(async () => await CountActiveAsync() is 0);
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(one, other));
+        }
+    }
+
+    [Fact]
+    public async Task AFullQueueFailsAtOnce()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "10" });
+        var agent = (await AddAgentsAsync(1))[0];
+        List<Task<Agent?>> accepted;
+        await using (await LockAgentsAsync())
+        {
+            accepted = [.. Enumerable.Range(0, 11).Select(_ => FindAsync(service, agent.Id))];
+
+            var started = Stopwatch.GetTimestamp();
+            Assert.Equal(500, (await service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org))).Status);
+            Assert.InRange(Stopwatch.GetElapsedTime(started).TotalMilliseconds, 0, 500);
+            Assert.DoesNotContain(accepted, lookup => lookup.IsCompleted);
+        }
+
+        Assert.All(await Task.WhenAll(accepted), Assert.NotNull);
+        Assert.Equal(200, (await service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org))).Status);
+    }
+
+    [Fact]
+    public async Task WhoComesFirstIsAnsweredFirst()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agents = await AddAgentsAsync(200);
+        var answered = new List<int>();
+        List<Task> lookups;
+        await using (await LockAgentsAsync())
+        {
+            lookups = [.. agents.Select((agent, i) => RecordAsync(FindAsync(service, agent.Id), i))];
+        }
+
+        await Task.WhenAll(lookups);
+        Assert.Equal(Enumerable.Range(0, agents.Count), answered);
+
+        async Task RecordAsync(Task<Agent?> lookup, int i)
+        {
+            await lookup;
+            lock (answered)
+            {
+                answered.Add(i);
+            }
+        }
+    }
+
+    [Fact]
+    public async Task ALookupOfNobodyNeverReachesTheDatabase()
+    {
+        var agent = (await AddAgentsAsync(1))[0];
+        var nobody = (Caller)RuntimeHelpers.GetUninitializedObject(typeof(Caller));
+        using var statements = new StatementCounter(setup.Database);
+
+        await Assert.ThrowsAsync<ArgumentException>(() => FindAsync(setup.Service, agent.Id, nobody));
+
+        Assert.Equal(0, statements.Count);
+
+        // Nor would it find anything there.
+        await using var connection = new NpgsqlConnection(setup.Database.ServiceConnectionString);
+        Assert.Empty(await connection.QueryAsync(
+            AgentReader.Sql, new { AgentIds = new[] { agent.Id }, OrgIds = new Guid?[] { null }, Subjects = new string?[] { null } }));
+    }
+
+    [Theory]
+    [InlineData("", 1)]
+    [InlineData(";Max Auto Prepare=0", 0)]
+    public async Task TheStatementIsPreparedOnce_UnlessTheConnectionStringSaysOtherwise(string settings, long prepared)
+    {
+        await using var service = await TestService.StartAsync($"{setup.Database.ServiceConnectionString};Maximum Pool Size=1{settings}");
+        var agent = (await AddAgentsAsync(1))[0];
+        for (var i = 0; i < 3; i++)
+        {
+            Assert.Equal(agent.Name, Assert.Single((await FindAsync(service, agent.Id))!.Keys).Name);
+        }
+
+        await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
+        Assert.Equal(prepared, await connection.ExecuteScalarAsync<long>(
+            "select count(*) from pg_prepared_statements where statement like '%with ordinality%' and statement not like '%pg_prepared_statements%'"));
+    }
+
+    [Fact]
+    public async Task ASchemaThatChangesUnderAPreparedStatementIsNoError()
+    {
+        var agent = (await AddAgentsAsync(1))[0];
+        foreach (var type in new[] { "varchar(80)", "text" })
+        {
+            Assert.Equal(200, (await setup.Service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org))).Status);
+            await ExecuteAsync($"alter table calcom.org_accounts alter column account_name type {type}; alter table calcom.agent_keys alter column account_name type {type}");
+            Assert.Equal(200, (await setup.Service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org))).Status);
+        }
+    }
+
+    private Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
+        TestService.StartAsync(setup.Database.ServiceConnectionString, settings);
+
+    private static Task<Agent?> FindAsync(TestService service, Guid agentId, Caller? caller = null, CancellationToken cancellationToken = default) =>
+        service.Services.GetRequiredService<IAgentReader>().FindAsync(agentId, caller ?? s_caller, cancellationToken);
+
+    /// <summary>Two lookups in the one statement in flight, which waits for a lock: they were queued behind one that has been cancelled.</summary>
+    private async Task<(Task<Agent?> One, Task<Agent?> Other)> SendTogetherAsync(
+        TestService service, (Guid AgentId, CancellationToken GivesUp) one, (Guid AgentId, CancellationToken GivesUp) other)
+    {
+        using var ahead = new CancellationTokenSource();
+        _ = FindAsync(service, one.AgentId, cancellationToken: ahead.Token);
+        var together = (FindAsync(service, one.AgentId, cancellationToken: one.GivesUp), FindAsync(service, other.AgentId, cancellationToken: other.GivesUp));
+        await EventuallyAsync(async () => await CountActiveAsync() is 1);
+        var aheadStarted = await OldestActiveAsync();
+        await ahead.CancelAsync();
+        await EventuallyAsync(async () => await CountActiveAsync() is 1 && await OldestActiveAsync() > aheadStarted);
+        return together;
+    }
+
+    /// <summary>Agents that are told apart by the names of their keys.</summary>
+    private async Task<List<(Guid Id, string Name)>> AddAgentsAsync(int count)
+    {
+        var ids = await setup.Database.QueryAsync<Guid>(
+            $"""
+            with agent as (insert into calcom.agents (org_id) select '{s_org}' from generate_series(1, {count}) returning id)
+            insert into calcom.agent_keys (agent_id, account_name, api_key) select id, 'key of ' || id, 'cal_secret' from agent returning agent_id
+            """);
+        return [.. ids.Select(id => (id, $"key of {id}"))];
+    }
+
+    /// <summary>Lets statements wait in the server until it is disposed.</summary>
+    private async Task<IAsyncDisposable> LockAgentsAsync(string table = "agents")
+    {
+        var connection = new NpgsqlConnection(setup.Database.OwnerConnectionString + ";Pooling=false");
+        await connection.OpenAsync();
+        await connection.ExecuteAsync($"begin; lock table calcom.{table}");
+        return connection;
+    }
+
+    private static async Task EventuallyAsync(Func<Task<bool>> condition)
+    {
+        for (var i = 0; i < 60 && !await condition(); i++)
+        {
+            await Task.Delay(20);
+        }
+
+        Assert.True(await condition());
+    }
+
+    private async Task<long> CountActiveAsync() => (await setup.Database.QueryAsync<long>(
+        $"select count(*) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0];
+
+    private async Task<DateTime> OldestActiveAsync() => (await setup.Database.QueryAsync<DateTime?>(
+        $"select min(query_start) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0] ?? DateTime.MinValue;
+
+    private Task ExecuteAsync(string sql) => setup.Database.ExecuteAsync(sql);
+
+    /// <summary>Counts what the service's login has executed since.</summary>
+    private sealed class StatementCounter : IDisposable
+    {
+        private readonly ActivityListener _listener;
+        private int _count;
+
+        public StatementCounter(TestDatabase database)
+        {
+            var name = new NpgsqlConnectionStringBuilder(database.OwnerConnectionString).Database;
+            _listener = new ActivityListener
+            {
+                ShouldListenTo = source => source.Name is "Npgsql",
+                Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
+                ActivityStopped = activity =>
+                {
+                    if (Equals(name, activity.GetTagItem("db.namespace")) && activity.GetTagItem("db.query.text") is string text
+                        && text.Contains("with ordinality", StringComparison.Ordinal))
+                    {
+                        Interlocked.Increment(ref _count);
+                    }
+                },
+            };
+            ActivitySource.AddActivityListener(_listener);
+        }
+
+        public int Count => _count;
+
+        public void Dispose() => _listener.Dispose();
+    }
+}
