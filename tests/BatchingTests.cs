@@ -283,12 +283,17 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
 
     private static async Task EventuallyAsync(Func<Task<bool>> condition)
     {
-        for (var i = 0; i < 60 && !await condition(); i++)
+        for (var i = 0; i < 60; i++)
         {
+            if (await condition())
+            {
+                return;
+            }
+
             await Task.Delay(20);
         }
 
-        Assert.True(await condition());
+        Assert.Fail("It did not come about.");
     }
 
     private async Task<long> CountActiveAsync() => (await setup.Database.QueryAsync<long>(
