@@ -15,7 +15,8 @@ internal sealed class ServiceProcess : IDisposable
 
     private ServiceProcess(string[] command, Dictionary<string, string> environment)
     {
-        var start = new ProcessStartInfo(command[0], command[1..])
+        // Shells have what they run in the background ignore Ctrl-C, and so do all of its children, unless told otherwise.
+        var start = new ProcessStartInfo("env", ["--default-signal=INT", .. command])
         {
             RedirectStandardOutput = true,
             RedirectStandardError = true,
