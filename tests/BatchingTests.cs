@@ -24,13 +24,13 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = $"{maxInFlight}" });
         var agents = await AddAgentsAsync(200);
         List<Task<Agent?>> lookups;
-        using var statements = new StatementCounter(setup.Database);
-        await using (await LockAgentsAsync())
+        using var statements = new StatementCounter(setup.Database, "with ordinality");
+        await using (await setup.LockAsync())
         {
             lookups = [.. agents.Select(agent => FindAsync(service, agent.Id))];
-            await EventuallyAsync(async () => await CountActiveAsync() == maxInFlight);
+            await EventuallyAsync(async () => await setup.CountActiveAsync() == maxInFlight);
             await Task.Delay(100);
-            Assert.Equal(maxInFlight, await CountActiveAsync());
+            Assert.Equal(maxInFlight, await setup.CountActiveAsync());
         }
 
         var found = await Task.WhenAll(lookups);
@@ -53,7 +53,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
             (Caller.OfSubject("member").NarrowedTo(s_org), true), (Caller.OfSubject("member").NarrowedTo(otherOrg), false), (Caller.OfSubject("nul\0"), false),
         };
         List<Task<Agent?>> lookups;
-        await using (await LockAgentsAsync())
+        await using (await setup.LockAsync())
         {
             _ = FindAsync(service, agent.Id);
             lookups = [.. Enumerable.Range(0, 9).SelectMany(_ => callers).Select(caller => FindAsync(service, agent.Id, caller.Caller))];
@@ -82,7 +82,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         try
         {
             List<Task<Agent?>> lookups;
-            await using (await LockAgentsAsync("agents_table"))
+            await using (await setup.LockAsync("agents_table"))
             {
                 _ = FindAsync(service, agents[0].Id);
                 lookups = [.. agents.Select(agent => FindAsync(service, agent.Id))];
@@ -113,7 +113,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         var agents = await AddAgentsAsync(4);
         using var hangsUp = new CancellationTokenSource();
         Task<Agent?> sent, sentToo, queued, queuedToo;
-        await using (await LockAgentsAsync())
+        await using (await setup.LockAsync())
         {
             (sent, sentToo) = await SendTogetherAsync(service, (agents[0].Id, hangsUp.Token), (agents[1].Id, default));
             (queued, queuedToo) = (FindAsync(service, agents[2].Id, cancellationToken: hangsUp.Token), FindAsync(service, agents[3].Id));
@@ -137,15 +137,15 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         var agent = (await AddAgentsAsync(1))[0];
         using var first = new CancellationTokenSource();
         using var second = new CancellationTokenSource();
-        await using (await LockAgentsAsync())
+        await using (await setup.LockAsync())
         {
             var (one, other) = await SendTogetherAsync(service, (agent.Id, first.Token), (agent.Id, second.Token));
 
             await first.CancelAsync();
             await Task.Delay(200);
-            Assert.Equal(1, await CountActiveAsync());
+            Assert.Equal(1, await setup.CountActiveAsync());
             await second.CancelAsync();
-            await EventuallyAsync(async () => await CountActiveAsync() is 0);
+            await EventuallyAsync(async () => await setup.CountActiveAsync() is 0);
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(one, other));
         }
     }
@@ -156,7 +156,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "10" });
         var agent = (await AddAgentsAsync(1))[0];
         List<Task<Agent?>> accepted;
-        await using (await LockAgentsAsync())
+        await using (await setup.LockAsync())
         {
             accepted = [.. Enumerable.Range(0, 11).Select(_ => FindAsync(service, agent.Id))];
 
@@ -177,7 +177,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         var agents = await AddAgentsAsync(200);
         var answered = new List<int>();
         List<Task> lookups;
-        await using (await LockAgentsAsync())
+        await using (await setup.LockAsync())
         {
             lookups = [.. agents.Select((agent, i) => RecordAsync(FindAsync(service, agent.Id), i))];
         }
@@ -200,7 +200,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     {
         var agent = (await AddAgentsAsync(1))[0];
         var nobody = (Caller)RuntimeHelpers.GetUninitializedObject(typeof(Caller));
-        using var statements = new StatementCounter(setup.Database);
+        using var statements = new StatementCounter(setup.Database, "with ordinality");
 
         await Assert.ThrowsAsync<ArgumentException>(() => FindAsync(setup.Service, agent.Id, nobody));
 
@@ -254,10 +254,10 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         using var ahead = new CancellationTokenSource();
         _ = FindAsync(service, one.AgentId, cancellationToken: ahead.Token);
         var together = (FindAsync(service, one.AgentId, cancellationToken: one.GivesUp), FindAsync(service, other.AgentId, cancellationToken: other.GivesUp));
-        await EventuallyAsync(async () => await CountActiveAsync() is 1);
+        await EventuallyAsync(async () => await setup.CountActiveAsync() is 1);
         var aheadStarted = await OldestActiveAsync();
         await ahead.CancelAsync();
-        await EventuallyAsync(async () => await CountActiveAsync() is 1 && await OldestActiveAsync() > aheadStarted);
+        await EventuallyAsync(async () => await setup.CountActiveAsync() is 1 && await OldestActiveAsync() > aheadStarted);
         return together;
     }
 
@@ -272,65 +272,10 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         return [.. ids.Select(id => (id, $"key of {id}"))];
     }
 
-    /// <summary>Lets statements wait in the server until it is disposed.</summary>
-    private async Task<IAsyncDisposable> LockAgentsAsync(string table = "agents")
-    {
-        var connection = new NpgsqlConnection(setup.Database.OwnerConnectionString + ";Pooling=false");
-        await connection.OpenAsync();
-        await connection.ExecuteAsync($"begin; lock table calcom.{table}");
-        return connection;
-    }
-
-    private static async Task EventuallyAsync(Func<Task<bool>> condition)
-    {
-        for (var i = 0; i < 60; i++)
-        {
-            if (await condition())
-            {
-                return;
-            }
-
-            await Task.Delay(20);
-        }
-
-        Assert.Fail("It did not come about.");
-    }
-
-    private async Task<long> CountActiveAsync() => (await setup.Database.QueryAsync<long>(
-        $"select count(*) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0];
+    private static Task EventuallyAsync(Func<Task<bool>> condition) => FaultTests.EventuallyAsync(condition, TimeSpan.FromSeconds(1));
 
     private async Task<DateTime> OldestActiveAsync() => (await setup.Database.QueryAsync<DateTime?>(
         $"select min(query_start) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0] ?? DateTime.MinValue;
 
     private Task ExecuteAsync(string sql) => setup.Database.ExecuteAsync(sql);
-
-    /// <summary>Counts what the service's login has executed since.</summary>
-    private sealed class StatementCounter : IDisposable
-    {
-        private readonly ActivityListener _listener;
-        private int _count;
-
-        public StatementCounter(TestDatabase database)
-        {
-            var name = new NpgsqlConnectionStringBuilder(database.OwnerConnectionString).Database;
-            _listener = new ActivityListener
-            {
-                ShouldListenTo = source => source.Name is "Npgsql",
-                Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
-                ActivityStopped = activity =>
-                {
-                    if (Equals(name, activity.GetTagItem("db.namespace")) && activity.GetTagItem("db.query.text") is string text
-                        && text.Contains("with ordinality", StringComparison.Ordinal))
-                    {
-                        Interlocked.Increment(ref _count);
-                    }
-                },
-            };
-            ActivitySource.AddActivityListener(_listener);
-        }
-
-        public int Count => _count;
-
-        public void Dispose() => _listener.Dispose();
-    }
 }

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using CalcomAccounts.Infrastructure;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
@@ -278,16 +277,8 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
 
     private async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
     {
-        var statements = 0;
-        var database = new NpgsqlConnectionStringBuilder(fixture.Tables.OwnerConnectionString).Database;
-        using var listener = new ActivityListener
-        {
-            ShouldListenTo = source => source.Name is "Npgsql",
-            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
-            ActivityStopped = activity => statements += Equals(database, activity.GetTagItem("db.namespace")) && activity.GetTagItem("db.query.text") is not null ? 1 : 0,
-        };
-        ActivitySource.AddActivityListener(listener);
+        using var statements = new StatementCounter(fixture.Tables);
         Assert.Equal(expectedStatus, (await request()).Status);
-        return statements;
+        return statements.Count;
     }
 }

@@ -19,17 +19,10 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     public Task AFrozenServer() => AssertBoundedAsync(setup.Server.FreezeAsync, setup.Server.ThawAsync);
 
     [Fact]
-    public Task ATableThatIsLocked()
+    public async Task ATableThatIsLocked()
     {
-        var locking = new NpgsqlConnection(setup.Database.OwnerConnectionString);
-        return AssertBoundedAsync(
-            async () =>
-            {
-                await locking.OpenAsync();
-                await using var command = new NpgsqlCommand("begin; lock table calcom.agents", locking);
-                await command.ExecuteNonQueryAsync();
-            },
-            () => locking.DisposeAsync().AsTask());
+        IAsyncDisposable? locked = null;
+        await AssertBoundedAsync(async () => locked = await setup.LockAsync(), () => locked!.DisposeAsync().AsTask());
     }
 
     [Fact]
@@ -121,22 +114,16 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     [Fact]
     public async Task AClientThatHangsUpCancelsItsQuery()
     {
-        await using var locking = new NpgsqlConnection(setup.Database.OwnerConnectionString);
-        await locking.OpenAsync();
-        await using (var command = new NpgsqlCommand("begin; lock table calcom.agents", locking))
-        {
-            await command.ExecuteNonQueryAsync();
-        }
-
+        await using var locked = await setup.LockAsync();
         using (var client = await RawHttp.ConnectAsync(setup.Service.Url))
         {
             var request = $"GET {TestService.AccountPath(setup.Agent.ToString())} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {Tokens.OfOrganization(s_org)}\r\n\r\n";
             await client.GetStream().WriteAsync(System.Text.Encoding.ASCII.GetBytes(request));
-            await EventuallyAsync(async () => await CountWaitingAsync() is 1, TimeSpan.FromSeconds(1));
+            await EventuallyAsync(async () => await setup.CountActiveAsync() is 1, TimeSpan.FromSeconds(1));
         }
 
         // Well before any timeout would end it.
-        await EventuallyAsync(async () => await CountWaitingAsync() is 0, TimeSpan.FromSeconds(1));
+        await EventuallyAsync(async () => await setup.CountActiveAsync() is 0, TimeSpan.FromSeconds(1));
     }
 
     [Fact]
@@ -202,7 +189,7 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     private async Task AssertWellWithinTwoSecondsAsync() => await EventuallyAsync(
         async () => (await AskAsync()).Status is 200 && await HealthAsync("ready") is 200, TimeSpan.FromSeconds(2));
 
-    private static async Task EventuallyAsync(Func<Task<bool>> condition, TimeSpan patience)
+    internal static async Task EventuallyAsync(Func<Task<bool>> condition, TimeSpan patience)
     {
         var started = Stopwatch.GetTimestamp();
         while (!await condition())
@@ -225,9 +212,6 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     private Task<Answer> AskAsync(TestService? service = null) =>
         (service ?? setup.Service).GetAccountAsync(setup.Agent, Tokens.OfOrganization(s_org));
 
-    private async Task<long> CountWaitingAsync() => (await setup.Database.QueryAsync<long>(
-        $"select count(*) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0];
-
     private Task ExecuteAsync(string sql) => setup.Database.ExecuteAsync(sql);
 
     public sealed class Setup : IAsyncLifetime
@@ -249,6 +233,20 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
             Service = await TestService.StartAsync(Database.ServiceConnectionString, configure: builder => builder.Logging.AddProvider(Errors));
             Agent = await Database.AddAgentAsync(s_org);
         }
+
+        /// <summary>Lets statements on agents wait in the server until it is disposed.</summary>
+        internal async Task<IAsyncDisposable> LockAsync(string table = "agents")
+        {
+            var connection = new NpgsqlConnection(Database.OwnerConnectionString + ";Pooling=false");
+            await connection.OpenAsync();
+            await using var command = new NpgsqlCommand($"begin; lock table calcom.{table}", connection);
+            await command.ExecuteNonQueryAsync();
+            return connection;
+        }
+
+        /// <summary>How many statements of the service's are in the server.</summary>
+        internal async Task<long> CountActiveAsync() => (await Database.QueryAsync<long>(
+            $"select count(*) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0];
 
         public async Task DisposeAsync()
         {

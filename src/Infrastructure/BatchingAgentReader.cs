@@ -12,7 +12,7 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
 {
     internal const int MaxBatch = 64;
 
-    // Guards the queue, the count, and which lookups are still waited for.
+    // Guards the queue, the count, and what each lookup went with.
     private readonly Lock _lock = new();
     private readonly LinkedList<PendingLookup> _queue = [];
     private int _inFlight;

@@ -189,7 +189,6 @@ internal sealed class RunningTarget : IAsyncDisposable
         var url = $"http://127.0.0.1:{Shell.FreePort()}";
         var start = new ProcessStartInfo("/bin/sh", ["-c", $"exec env {target.Environment} '{target.Program}' --urls {url} >/dev/null"]);
         start.Environment["ConnectionStrings__CalcomAccounts"] = $"{database.ConnectionString};Application Name={target.Name};{target.ConnectionSettings}";
-        start.Environment["Logging__Console__FormatterName"] = "json";
         foreach (var (key, value) in issuer.Settings(algorithm))
         {
             start.Environment[$"Authentication__Schemes__Bearer__{key}"] = value;
