@@ -22,7 +22,9 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     public async Task WhatArrivesWhileAllStatementsAreInFlightGoesWithTheNext(int maxInFlight)
     {
         await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = $"{maxInFlight}" });
-        var agents = await AddAgentsAsync(200);
+
+        // The first go alone, one with each statement; then three times 64, and one.
+        var agents = await AddAgentsAsync(maxInFlight + (3 * 64) + 1);
         List<Task<Agent?>> lookups;
         using var statements = new StatementCounter(setup.Database, "with ordinality");
         await using (await setup.LockAsync())
@@ -35,8 +37,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
 
         var found = await Task.WhenAll(lookups);
 
-        // The first went alone, one with each statement; the others by 64.
-        Assert.Equal(maxInFlight + (int)Math.Ceiling((agents.Count - maxInFlight) / 64.0), statements.Count);
+        Assert.Equal(maxInFlight + 4, statements.Count);
         Assert.Equal(agents.Select(agent => agent.Name), found.Select(agent => Assert.Single(agent!.Keys).Name));
     }
 
@@ -168,6 +169,27 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
 
         Assert.All(await Task.WhenAll(accepted), Assert.NotNull);
         Assert.Equal(200, (await service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org))).Status);
+    }
+
+    [Fact]
+    public async Task WhoGivesUpLeavesRoomInTheQueue()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "10" });
+        var agent = (await AddAgentsAsync(1))[0];
+        using var hangsUp = new CancellationTokenSource();
+        List<Task<Agent?>> stay;
+        await using (await setup.LockAsync())
+        {
+            _ = FindAsync(service, agent.Id);
+            var giveUp = Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id, cancellationToken: hangsUp.Token)).ToList();
+            await Assert.ThrowsAsync<InvalidOperationException>(() => FindAsync(service, agent.Id));
+            await hangsUp.CancelAsync();
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(giveUp));
+
+            stay = [.. Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id))];
+        }
+
+        Assert.All(await Task.WhenAll(stay), Assert.NotNull);
     }
 
     [Fact]

@@ -1,4 +1,8 @@
 using System.Diagnostics;
+using System.Net;
+using System.Net.Sockets;
+using CalcomAccounts.Application;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Npgsql;
 
@@ -61,6 +65,31 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
         }
 
         Assert.Equal(200, (await AskAsync()).Status);
+    }
+
+    [Fact]
+    public async Task AReadIsTriedThreeTimesAndNotOnceMore()
+    {
+        using var server = new TcpListener(IPAddress.Loopback, 0);
+        server.Start();
+        var accepted = 0;
+        var accepting = Task.Run(async () =>
+        {
+            while (true)
+            {
+                using var session = await server.AcceptSocketAsync();
+                accepted++;
+            }
+        });
+        await using var service = await TestService.StartAsync(
+            $"Host=127.0.0.1;Port={((IPEndPoint)server.LocalEndpoint).Port};Username=nobody;SSL Mode=Disable;GSS Encryption Mode=Disable");
+
+        await Assert.ThrowsAsync<NpgsqlException>(() => service.Services.GetRequiredService<IAgentReader>().FindAsync(
+            Guid.NewGuid(), Caller.OfOrganization(s_org), new CancellationTokenSource(TimeSpan.FromSeconds(2)).Token));
+
+        server.Stop();
+        await Assert.ThrowsAnyAsync<SocketException>(() => accepting);
+        Assert.Equal(3, accepted);
     }
 
     [Fact]
