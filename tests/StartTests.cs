@@ -140,6 +140,18 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.DoesNotContain("garbage", process.Output, StringComparison.Ordinal);
     }
 
+    // The SDK ignores a property that is misspelt.
+    [Theory]
+    [InlineData("System.GC.Server", true)]
+    [InlineData("System.GC.Concurrent", false)]
+    [InlineData("System.Runtime.TieredPGO", false)]
+    public async Task TheRuntimeIsSetAsItWasMeasured(string setting, bool expected)
+    {
+        var configuration = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.runtimeconfig.json")));
+
+        Assert.Equal(expected, configuration!["runtimeOptions"]!["configProperties"]![setting]!.GetValue<bool>());
+    }
+
     [Fact]
     public async Task MigrateBringsADatabaseToTheCurrentSchema_AndTwiceIsHarmless()
     {

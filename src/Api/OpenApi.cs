@@ -47,7 +47,17 @@ internal static class OpenApi
         settings.PostProcess = Complete;
     });
 
-    public static void UseOpenApiPage(this IApplicationBuilder app)
+    /// <summary>Serves both under <c>/swagger</c>.</summary>
+    public static void UseOpenApiPage(this IApplicationBuilder app) => app.MapWhen(
+        context => context.Request.Path.StartsWithSegments("/swagger"),
+        branch =>
+        {
+            // NSwag is loaded by whoever asks for it first, not by every start.
+            var page = new Lazy<RequestDelegate>(() => Build(branch.New()));
+            branch.Run(context => page.Value(context));
+        });
+
+    private static RequestDelegate Build(IApplicationBuilder app)
     {
         var settings = new OpenApiDocumentMiddlewareSettings
         {
@@ -61,6 +71,7 @@ internal static class OpenApi
         };
         app.UseMiddleware<DocumentMiddleware>("v1", "/swagger/v1/swagger.json", settings);
         app.UseSwaggerUi(page => page.DocExpansion = "list");
+        return app.Build();
     }
 
     private static void Complete(OpenApiDocument document)

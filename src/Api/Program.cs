@@ -71,7 +71,7 @@ internal static class Program
             return next(context);
         });
         app.UseErrorHandling();
-        app.MapWhen(context => context.Request.Path.StartsWithSegments("/swagger"), page => page.UseOpenApiPage());
+        app.UseOpenApiPage();
 
         // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
         app.UseWhen(context => context.Request.Path.Value!.Contains("//", StringComparison.Ordinal), empty => empty.UseRewriter(
@@ -88,8 +88,7 @@ internal static class Program
 
     private static async Task ServeAsync(string[] args)
     {
-        // A line of the log in one piece, rather than in pieces of 256 characters.
-        Console.SetOut(TextWriter.Synchronized(new StreamWriter(Console.OpenStandardOutput(), bufferSize: 16 * 1024) { AutoFlush = true }));
+        Console.SetOut(TextWriter.Synchronized(new PacedWriter(Console.OpenStandardOutput())));
 
         var builder = CreateBuilder(args);
         await using var development = await Development.PrepareAsync(builder);

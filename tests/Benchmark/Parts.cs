@@ -49,7 +49,19 @@ public class Parts
     [Benchmark]
     public byte[] WriteJson() => System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(s_response, typeof(GetAgentCalcomAccountResponse), ResponseJson.Context);
 
-    internal static void Run(bool once) => BenchmarkRunner.Run<Parts>(
-        DefaultConfig.Instance.AddJob((once ? Job.Dry : Job.ShortRun).WithToolchain(InProcessEmitToolchain.Instance)).WithOptions(ConfigOptions.DisableLogFile)
-            .WithArtifactsPath(Directory.CreateTempSubdirectory("calcom-accounts-parts-").FullName));
+    internal static void Run(bool once)
+    {
+        var artifacts = Directory.CreateTempSubdirectory("calcom-accounts-parts-");
+        try
+        {
+            BenchmarkRunner.Run<Parts>(DefaultConfig.Instance
+                .AddJob((once ? Job.Dry : Job.ShortRun).WithToolchain(InProcessEmitToolchain.Instance))
+                .WithOptions(ConfigOptions.DisableLogFile)
+                .WithArtifactsPath(artifacts.FullName));
+        }
+        finally
+        {
+            artifacts.Delete(recursive: true);
+        }
+    }
 }
