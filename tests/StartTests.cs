@@ -287,6 +287,40 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
+    public async Task TheSamplesAreAnAgentForEachOutcome()
+    {
+        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var service = await TestService.StartAsync(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
+
+        Assert.Equal(["agent", "none", "org_linked"], SampleData.AgentIds.Keys.Order());
+        foreach (var (outcome, agent) in SampleData.AgentIds)
+        {
+            var answer = await service.GetAccountAsync(agent, Tokens.OfOrganization(SampleData.OrgId));
+            Assert.Contains($"\"type\":\"{outcome}\"", answer.Body, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public async Task TheEmbeddedServerSaysWhatItIs_AndIsGoneWhenItIsDoneWith()
+    {
+        string folder;
+        int postmaster;
+        await using (var server = await EmbeddedPostgres.StartAsync(CancellationToken.None))
+        {
+            folder = new NpgsqlConnectionStringBuilder(server.ConnectionString).Host!;
+            postmaster = int.Parse((await File.ReadAllLinesAsync($"{folder}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
+
+            Assert.Matches("^/tmp/calcom-accounts-[0-9a-f]{12}$", folder);
+            Assert.Matches(@"^PostgreSQL \d+\.\d+ from /\S+$", server.Description);
+            Assert.Equal($"psql 'host={folder} user=postgres dbname=postgres'", server.PsqlCommand);
+            Assert.False(HasEnded(postmaster));
+        }
+
+        Assert.False(Directory.Exists(folder));
+        Assert.True(HasEnded(postmaster));
+    }
+
+    [Fact]
     public async Task WithDockerAContainerDoesAsWell_AndGoesWhenItIsDoneWith()
     {
         if (!fixture.Server.IsTestcontainers)
