@@ -115,15 +115,8 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
 
     private async Task<int> StatusAsync(string token) => (await _service.GetAccountAsync(_agent, token)).Status;
 
-    private async Task EventuallyAsync(TestService service, int status, string token)
-    {
-        for (var i = 0; i < 100 && (await service.GetAccountAsync(_agent, token)).Status != status; i++)
-        {
-            await Task.Delay(100);
-        }
-
-        Assert.Equal(status, (await service.GetAccountAsync(_agent, token)).Status);
-    }
+    private Task EventuallyAsync(TestService service, int status, string token) => FaultTests.EventuallyAsync(
+        async () => (await service.GetAccountAsync(_agent, token)).Status == status, TimeSpan.FromSeconds(10));
 
     private string Rs256(string kid, RSA key, string? issuer = null) =>
         Token("RS256", kid, data => TestAuthority.SignRs256(key, data), issuer);

@@ -378,15 +378,8 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         }
     }
 
-    private static async Task AssertEventuallyAsync(Func<bool> condition)
-    {
-        for (var i = 0; i < 100 && !condition(); i++)
-        {
-            await Task.Delay(100);
-        }
-
-        Assert.True(condition());
-    }
+    private static Task AssertEventuallyAsync(Func<bool> condition) =>
+        FaultTests.EventuallyAsync(() => Task.FromResult(condition()), TimeSpan.FromSeconds(10));
 
     /// <summary>The database that a service started for itself, as it announces it: a server on a socket, or a container.</summary>
     private sealed class Database

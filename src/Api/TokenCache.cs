@@ -13,8 +13,8 @@ namespace CalcomAccounts.Api;
 /// </summary>
 internal sealed class TokenCache(TimeProvider clock)
 {
-    internal const int MaxEntries = 10_000;
-    internal static readonly TimeSpan MaxAge = TimeSpan.FromSeconds(60);
+    private const int MaxEntries = 10_000;
+    private static readonly TimeSpan s_maxAge = TimeSpan.FromSeconds(60);
 
     private volatile Generation _current = Generation.Of(keySet: null, clock);
 
@@ -33,7 +33,7 @@ internal sealed class TokenCache(TimeProvider clock)
         var now = clock.GetUtcNow();
         if (expires > now)
         {
-            var until = expires - now < MaxAge ? expires : now + MaxAge;
+            var until = expires - now < s_maxAge ? expires : now + s_maxAge;
             EntriesOf(keySet).Set(Hash.Of(token), caller, new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
         }
     }
