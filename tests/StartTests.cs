@@ -3,8 +3,6 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
-using CalcomAccounts.Infrastructure;
-using Dapper;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -274,73 +272,6 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(0, await process.WaitForExitAsync());
     }
 
-    [Fact]
-    public async Task TheSamplesServiceIsTheReaderAndNothingElse()
-    {
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
-        await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
-
-        Assert.Equal("calcom_reader", await connection.ExecuteScalarAsync<string>(
-            "select string_agg(rolname, ',') from pg_roles where rolname <> current_user and pg_has_role(current_user, oid, 'member')"));
-        Assert.False(await connection.ExecuteScalarAsync<bool>(
-            "select rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls from pg_roles where rolname = current_user"));
-    }
-
-    [Fact]
-    public async Task TheSamplesAreAnAgentForEachOutcome()
-    {
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
-        await using var service = await TestService.StartAsync(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
-
-        Assert.Equal(["agent", "none", "org_linked"], SampleData.AgentIds.Keys.Order());
-        foreach (var (outcome, agent) in SampleData.AgentIds)
-        {
-            var answer = await service.GetAccountAsync(agent, Tokens.OfOrganization(SampleData.OrgId));
-            Assert.Contains($"\"type\":\"{outcome}\"", answer.Body, StringComparison.Ordinal);
-        }
-    }
-
-    [Fact]
-    public async Task TheEmbeddedServerSaysWhatItIs_AndIsGoneWhenItIsDoneWith()
-    {
-        string folder;
-        int postmaster;
-        await using (var server = await EmbeddedPostgres.StartAsync(CancellationToken.None))
-        {
-            folder = new NpgsqlConnectionStringBuilder(server.ConnectionString).Host!;
-            postmaster = int.Parse((await File.ReadAllLinesAsync($"{folder}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
-
-            Assert.Matches("^/tmp/calcom-accounts-[0-9a-f]{12}$", folder);
-            Assert.Matches(@"^PostgreSQL \d+\.\d+ from /\S+$", server.Description);
-            Assert.Equal($"psql 'host={folder} user=postgres dbname=postgres'", server.PsqlCommand);
-            Assert.False(HasEnded(postmaster));
-        }
-
-        Assert.False(Directory.Exists(folder));
-        Assert.True(HasEnded(postmaster));
-    }
-
-    [Fact]
-    public async Task WithDockerAContainerDoesAsWell_AndGoesWhenItIsDoneWith()
-    {
-        if (!fixture.Server.IsTestcontainers)
-        {
-            await Assert.ThrowsAsync<StartupException>(() => EmbeddedPostgres.StartContainerAsync(CancellationToken.None));
-            return;
-        }
-
-        string connectionString;
-        await using (var server = await EmbeddedPostgres.StartContainerAsync(CancellationToken.None))
-        {
-            connectionString = server.ConnectionString;
-            await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));
-            Assert.Equal(3, await connection.ExecuteScalarAsync<long>("select count(id) from calcom.agents"));
-        }
-
-        await using var gone = new NpgsqlConnection(connectionString + ";Pooling=false");
-        await Assert.ThrowsAsync<NpgsqlException>(() => gone.OpenAsync());
-    }
-
     private static async Task AssertRefusesAsync(string[] arguments, Dictionary<string, string> environment, params string[] named)
     {
         using var process = ServiceProcess.Start(arguments, environment);
@@ -366,7 +297,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     // Gone, or a zombie where nobody reaps orphans.
-    private static bool HasEnded(int processId)
+    internal static bool HasEnded(int processId)
     {
         try
         {

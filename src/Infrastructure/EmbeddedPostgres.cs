@@ -16,7 +16,6 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     private const int OldestMajorVersion = 14;
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
-    private static readonly TimeSpan s_containerPatience = TimeSpan.FromSeconds(30);
 
     private readonly Process _reaper;
 
@@ -34,19 +33,24 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
 
     /// <summary>Starts it and waits until it answers.</summary>
     /// <exception cref="StartupException">There is neither a PostgreSQL nor a Docker here, or it did not start.</exception>
-    public static async Task<EmbeddedPostgres> StartAsync(CancellationToken cancellationToken)
+    public static Task<EmbeddedPostgres> StartAsync(CancellationToken cancellationToken) =>
+        StartAsync(Machine.This, TimeSpan.FromSeconds(30), cancellationToken);
+
+    internal static async Task<EmbeddedPostgres> StartAsync(
+        Machine machine, TimeSpan containerPatience, CancellationToken cancellationToken)
     {
         // The reaper is a POSIX shell.
         if (!OperatingSystem.IsWindows())
         {
-            if (await FindProgramsAsync(cancellationToken) is { } programs)
+            if (await FindProgramsAsync(machine, cancellationToken) is { } programs)
             {
-                return await StartProgramsAsync(programs, cancellationToken);
+                return await StartProgramsAsync(programs, machine.UnprivilegedUser(), cancellationToken);
             }
 
-            if (await TryRunAsync(["docker", "version", "--format", "{{.Server.Version}}"], cancellationToken) is not null)
+            if (machine.Docker is { } docker
+                && await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken) is not null)
             {
-                return await StartContainerAsync(cancellationToken);
+                return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerPatience, cancellationToken);
             }
         }
 
@@ -62,11 +66,11 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         _reaper.Dispose();
     }
 
-    private static async Task<EmbeddedPostgres> StartProgramsAsync(Programs programs, CancellationToken cancellationToken)
+    private static async Task<EmbeddedPostgres> StartProgramsAsync(
+        Programs programs, string[] asUser, CancellationToken cancellationToken)
     {
         // Not TMPDIR: a socket's path has to be short, and root's TMPDIR may be closed to the user below.
         var data = $"/tmp/calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
-        var asUser = UnprivilegedUser();
         string[] pgCtl = [.. asUser, $"{programs.Folder}/pg_ctl", "--pgdata", data];
 
         var reaper = StartReaper(
@@ -111,24 +115,24 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             $"psql 'host={data} user=postgres dbname=postgres'");
     }
 
-    internal static async Task<EmbeddedPostgres> StartContainerAsync(CancellationToken cancellationToken)
+    private static async Task<EmbeddedPostgres> StartContainerAsync(
+        string docker, string image, TimeSpan patience, CancellationToken cancellationToken)
     {
-        var image = Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? DefaultImage;
         var name = $"calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
         var password = RandomNumberGenerator.GetHexString(32);
 
-        var reaper = StartReaper([], $"docker rm --force --volumes '{name}'");
+        var reaper = StartReaper([], $"'{docker}' rm --force --volumes '{name}'");
         try
         {
             await RunAsync(
-                ["docker", "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
+                [docker, "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
                     "--env", "POSTGRES_PASSWORD", image],
                 cancellationToken,
                 ("POSTGRES_PASSWORD", password));
-            var address = await RunAsync(["docker", "port", name, ContainerPort], cancellationToken);
+            var address = await RunAsync([docker, "port", name, ContainerPort], cancellationToken);
             var connectionString =
                 $"Host=127.0.0.1;Port={address[(address.LastIndexOf(':') + 1)..].Trim()};Username=postgres;Password={password};Database=postgres";
-            await WaitUntilAnsweredAsync(connectionString, cancellationToken);
+            await WaitUntilAnsweredAsync(connectionString, patience, cancellationToken);
             return new(
                 reaper,
                 connectionString,
@@ -142,7 +146,8 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         }
     }
 
-    private static async Task WaitUntilAnsweredAsync(string connectionString, CancellationToken cancellationToken)
+    private static async Task WaitUntilAnsweredAsync(
+        string connectionString, TimeSpan patience, CancellationToken cancellationToken)
     {
         var started = Stopwatch.GetTimestamp();
         while (true)
@@ -153,14 +158,14 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
                 await connection.OpenAsync(cancellationToken);
                 return;
             }
-            catch (NpgsqlException) when (Stopwatch.GetElapsedTime(started) < s_containerPatience)
+            catch (NpgsqlException) when (Stopwatch.GetElapsedTime(started) < patience)
             {
                 await Task.Delay(TimeSpan.FromMilliseconds(100), cancellationToken);
             }
             catch (NpgsqlException exception)
             {
                 throw new StartupException(
-                    $"the PostgreSQL container did not answer within {s_containerPatience.TotalSeconds} seconds: {exception.Message}",
+                    $"the PostgreSQL container did not answer within {patience.TotalSeconds} seconds: {exception.Message}",
                     exception);
             }
         }
@@ -174,10 +179,10 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     private static Process StartReaper(string[] asUser, string cleanUp) => Start(
         [.. asUser, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}\" 2>/dev/null &"]);
 
-    private static async Task<Programs?> FindProgramsAsync(CancellationToken cancellationToken)
+    private static async Task<Programs?> FindProgramsAsync(Machine machine, CancellationToken cancellationToken)
     {
         Programs? newest = null;
-        foreach (var folder in ProgramFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
+        foreach (var folder in machine.PostgresFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
         {
             if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is { } answer
                 && VersionNumber.Match(answer) is { Success: true, Value: var version }
@@ -190,35 +195,6 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         }
 
         return newest;
-    }
-
-    // PATH, then where Debian, Red Hat, Homebrew, Postgres.app and EDB's installer put the programs.
-    private static IEnumerable<string> ProgramFolders()
-    {
-        var onPath = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':', StringSplitOptions.RemoveEmptyEntries);
-        (string Parent, string Pattern)[] places =
-        [
-            ("/usr/lib/postgresql", "*"), ("/usr", "pgsql-*"), ("/opt/homebrew/opt", "postgresql@*"),
-            ("/usr/local/opt", "postgresql@*"), ("/Applications/Postgres.app/Contents/Versions", "*"), ("/Library/PostgreSQL", "*"),
-        ];
-        return onPath.Concat(places
-            .Where(place => Directory.Exists(place.Parent))
-            .SelectMany(place => Directory.EnumerateDirectories(place.Parent, place.Pattern))
-            .Select(folder => $"{folder}/bin"));
-    }
-
-    /// <summary>PostgreSQL refuses to run as root: the words that run a command as its own user, or as nobody.</summary>
-    private static string[] UnprivilegedUser()
-    {
-        if (!Environment.IsPrivilegedProcess)
-        {
-            return [];
-        }
-
-        var users = File.ReadLines("/etc/passwd").Select(line => line.Split(':')).ToLookup(fields => fields[0]);
-        var user = users["postgres"].Concat(users["nobody"]).FirstOrDefault()
-            ?? throw new StartupException("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as");
-        return ["setpriv", "--reuid", user[2], "--regid", user[3], "--clear-groups", "--"];
     }
 
     private static async Task<string?> TryRunAsync(string[] command, CancellationToken cancellationToken)
