@@ -193,6 +193,47 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     }
 
     [Fact]
+    public async Task TheLookupsOfARequestStayTogether_ALongOneAlone_InTheOrderOfArrival()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agents = await AddAgentsAsync(300);
+        using var statements = new StatementCounter(setup.Database, "with ordinality");
+        List<Task<IReadOnlyList<Agent?>>> requests;
+        int[] lengths = [1, 30, 34, 1, 64, 100, 63, 2, 4, 1];
+        await using (await setup.LockAsync())
+        {
+            var from = 0;
+            requests = [.. lengths.Select(length => FindAsync(service, agents[from..(from += length)]))];
+        }
+
+        var found = await Task.WhenAll(requests);
+
+        // 1 | 30 34 | 1 | 64 | 100 | 63 | 2 4 1
+        Assert.Equal(7, statements.Count);
+        Assert.Equal(lengths, found.Select(one => one.Count));
+        Assert.Equal(agents.Take(300).Select(agent => agent.Name), found.SelectMany(one => one).Select(agent => Assert.Single(agent!.Keys).Name));
+    }
+
+    [Fact]
+    public async Task AQueueIsFullByItsLookups_AndALongRequestIsServedWhereNobodyWaits()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "10" });
+        var agents = await AddAgentsAsync(20);
+        Assert.All(await FindAsync(service, agents), Assert.NotNull);
+        Task<IReadOnlyList<Agent?>> first, six, four;
+        await using (await setup.LockAsync())
+        {
+            (first, six) = (FindAsync(service, agents), FindAsync(service, agents[..6]));
+            await Assert.ThrowsAsync<InvalidOperationException>(() => FindAsync(service, agents[..5]));
+            four = FindAsync(service, agents[..4]);
+            await Assert.ThrowsAsync<InvalidOperationException>(() => FindAsync(service, agents[..1]));
+        }
+
+        Assert.Equal([20, 6, 4], (await Task.WhenAll(first, six, four)).Select(found => found.Count));
+        Assert.All(await FindAsync(service, agents[..10]), Assert.NotNull);
+    }
+
+    [Fact]
     public async Task WhoComesFirstIsAnsweredFirst()
     {
         await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
@@ -266,8 +307,11 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     private Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
         TestService.StartAsync(setup.Database.ServiceConnectionString, settings);
 
-    private static Task<Agent?> FindAsync(TestService service, Guid agentId, Caller? caller = null, CancellationToken cancellationToken = default) =>
-        service.Services.GetRequiredService<IAgentReader>().FindAsync(agentId, caller ?? s_caller, cancellationToken);
+    private static async Task<Agent?> FindAsync(TestService service, Guid agentId, Caller? caller = null, CancellationToken cancellationToken = default) =>
+        Assert.Single(await service.Services.GetRequiredService<IAgentReader>().FindAsync([agentId], caller ?? s_caller, cancellationToken));
+
+    private static Task<IReadOnlyList<Agent?>> FindAsync(TestService service, List<(Guid Id, string Name)> agents) =>
+        service.Services.GetRequiredService<IAgentReader>().FindAsync([.. agents.Select(agent => agent.Id)], s_caller, CancellationToken.None);
 
     /// <summary>Two lookups in the one statement in flight, which waits for a lock: they were queued behind one that has been cancelled.</summary>
     private async Task<(Task<Agent?> One, Task<Agent?> Other)> SendTogetherAsync(

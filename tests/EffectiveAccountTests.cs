@@ -1,3 +1,5 @@
+using System.Text.Json;
+
 namespace CalcomAccounts.Tests;
 
 /// <summary>Sections 1 and 2 of the contract over HTTP: the answers, byte for byte.</summary>
@@ -70,6 +72,31 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture)
             : link is Link.InTrouble ? Account("org_linked", linked!.Value, status: "Error")
             : link is Link.WithoutStatus ? Account("org_linked", linked!.Value, status: "unknown")
             : None,
+            answer.Body);
+
+        var data = Data(answer);
+        var explained = Data(await fixture.ServiceOnViews.ExplainAccountAsync(agent, Tokens.OfOrganization(_org)));
+        Assert.Equal(data.GetRawText(), explained.GetProperty("effective").GetRawText());
+        Assert.Equal(Candidates(keyState, key, link, linked), explained.GetProperty("candidates").GetRawText());
+
+        var many = Data(await fixture.ServiceOnViews.GetAccountsAsync([agent], Tokens.OfOrganization(_org)));
+        Assert.Equal(data.GetRawText(), Assert.Single(many.GetProperty("accounts").EnumerateArray()).GetProperty("account").GetRawText());
+    }
+
+    [Fact]
+    public async Task WhyIsAnsweredByteForByte()
+    {
+        var agent = await fixture.Views.AddAgentAsync(_org, Guid.NewGuid());
+        var key = new StoredAccount { Status = null };
+        await fixture.Views.AddKeyAsync(agent, key);
+        var older = key with { Id = Guid.NewGuid(), CreatedAt = key.CreatedAt.AddDays(-1), ApiKey = null, Status = "inactive" };
+        await fixture.Views.AddKeyAsync(agent, older);
+        var link = Assert.Single(await fixture.Views.QueryAsync<Guid>($"select org_account_id from calcom.agents where id = '{agent}'"));
+
+        var answer = await fixture.ServiceOnViews.ExplainAccountAsync(agent, Tokens.OfOrganization(_org));
+
+        Assert.Equal(
+            $$$"""{"success":true,"message":"Agent Cal.com account explained","data":{"effective":{"connected":true,"type":"agent","calcom_account_id":"{{{key.Id}}}","account_name":"Calendar","status":"unknown","api_base_url":"https://cal.example/api"},"candidates":[{"type":"agent","calcom_account_id":"{{{key.Id}}}","status":"unknown","reason":"used"},{"type":"agent","calcom_account_id":"{{{older.Id}}}","status":"inactive","reason":"inactive"},{"type":"org_linked","calcom_account_id":"{{{link}}}","reason":"unavailable"}]}}""",
             answer.Body);
     }
 
@@ -154,7 +181,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture)
         var agent = await fixture.Tables.AddAgentAsync(_org);
         await fixture.Tables.AddKeyAsync(agent, new() { Name = text, Status = text, ApiBaseUrl = text });
 
-        using var body = System.Text.Json.JsonDocument.Parse((await GetAsync(agent)).Body);
+        using var body = JsonDocument.Parse((await GetAsync(agent)).Body);
         var data = body.RootElement.GetProperty("data");
 
         Assert.All(["account_name", "status", "api_base_url"], key => Assert.Equal(text, data.GetProperty(key).GetString()));
@@ -162,6 +189,38 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture)
 
     private Task<Answer> GetAsync(Guid agent) => fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
 
+    private static JsonElement Data(Answer answer) => JsonDocument.Parse(answer.Body).RootElement.GetProperty("data");
+
+    // Written from what each reason means, case by case.
+    private static string Candidates(int? keyState, Guid key, Link link, Guid? linked)
+    {
+        var (hasApiKey, status, connected, _) = keyState is { } state ? AccountResolverTests.States[state] : default;
+        var candidates = new List<string>();
+        if (keyState is not null)
+        {
+            var isDisconnected = status?.Trim().ToLowerInvariant() is "inactive" or "not_connected";
+            candidates.Add(Candidate("agent", key, status, connected ? "used" : isDisconnected ? "inactive" : "no_credential"));
+        }
+
+        var used = connected ? "outranked" : "used";
+        candidates.Add(link switch
+        {
+            Link.NotLinked => """{"type":"org_linked","reason":"not_linked"}""",
+            Link.Missing or Link.Foreign => $$"""{"type":"org_linked","calcom_account_id":"{{linked}}","reason":"unavailable"}""",
+            Link.Connected => Candidate("org_linked", linked, "active", used),
+            Link.InTrouble => Candidate("org_linked", linked, "Error", used),
+            Link.WithoutStatus => Candidate("org_linked", linked, null, used),
+            Link.Inactive => Candidate("org_linked", linked, " INACTIVE", "inactive"),
+            Link.NotConnected => Candidate("org_linked", linked, "not_connected", "inactive"),
+            Link.WithoutKey => Candidate("org_linked", linked, "active", "no_credential"),
+            _ => throw new ArgumentOutOfRangeException(nameof(link)),
+        });
+        return $"[{string.Join(',', candidates)}]";
+    }
+
+    private static string Candidate(string type, Guid? id, string? status, string reason) =>
+        $$"""{"type":"{{type}}","calcom_account_id":"{{id}}","status":{{JsonSerializer.Serialize(string.IsNullOrWhiteSpace(status) ? "unknown" : status)}},"reason":"{{reason}}"}""";
+
     private static string Account(string type, Guid id, string status = "active") =>
-        $$$"""{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":true,"type":"{{{type}}}","calcom_account_id":"{{{id}}}","account_name":"Calendar","status":{{{System.Text.Json.JsonSerializer.Serialize(status)}}},"api_base_url":"https://cal.example/api"}}""";
+        $$$"""{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":true,"type":"{{{type}}}","calcom_account_id":"{{{id}}}","account_name":"Calendar","status":{{{JsonSerializer.Serialize(status)}}},"api_base_url":"https://cal.example/api"}}""";
 }

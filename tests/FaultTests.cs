@@ -85,7 +85,7 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
             $"Host=127.0.0.1;Port={((IPEndPoint)server.LocalEndpoint).Port};Username=nobody;SSL Mode=Disable;GSS Encryption Mode=Disable");
 
         await Assert.ThrowsAsync<NpgsqlException>(() => service.Services.GetRequiredService<IAgentReader>().FindAsync(
-            Guid.NewGuid(), Caller.OfOrganization(s_org), new CancellationTokenSource(TimeSpan.FromSeconds(2)).Token));
+            [Guid.NewGuid()], Caller.OfOrganization(s_org), new CancellationTokenSource(TimeSpan.FromSeconds(2)).Token));
 
         server.Stop();
         await Assert.ThrowsAnyAsync<SocketException>(() => accepting);

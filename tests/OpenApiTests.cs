@@ -13,6 +13,19 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         var served = await GetDocumentAsync();
         var contract = ReadContract();
 
+        // What the contract does not know is looked at below.
+        var operations = served["paths"]!.AsObject();
+        Assert.Equal(
+            ["/api/v1/calcom/agents/{agent_id}/account", "/api/v1/calcom/agents/{agent_id}/account/explain", "/api/v1/calcom/agents/accounts"],
+            operations.Select(path => path.Key));
+        operations.Remove("/api/v1/calcom/agents/{agent_id}/account/explain");
+        operations.Remove("/api/v1/calcom/agents/accounts");
+        var schemas = served["components"]!["schemas"]!.AsObject();
+        foreach (var added in new[] { "ExplainAgentCalcomAccountResponse", "AgentCalcomExplanationData", "CalcomCandidateData", "GetAgentCalcomAccountsResponse", "AgentCalcomAccountsData", "AgentCalcomAccountData" })
+        {
+            Assert.True(schemas.Remove(added), added);
+        }
+
         // The other tags have no operation here, and the page would show each as an empty section.
         contract["tags"] = new JsonArray(new JsonObject { ["name"] = "CalComService" });
 
@@ -24,6 +37,26 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         }
 
         Assert.Equal("", string.Join('\n', Differences("", contract, served)));
+    }
+
+    [Theory]
+    [InlineData("/api/v1/calcom/agents/{agent_id}/account/explain", "get", "agent_id, org_id", "200, 400, 401, 404, 500")]
+    [InlineData("/api/v1/calcom/agents/accounts", "post", "org_id", "200, 400, 401, 500")]
+    public async Task WhatTheContractDoesNotKnowIsDocumentedToo(string path, string method, string parameters, string statuses)
+    {
+        var operations = (await GetDocumentAsync())["paths"]![path]!.AsObject();
+        var operation = Assert.Single(operations).Value!;
+
+        Assert.Equal(method, operations.Single().Key);
+        Assert.Equal(parameters, string.Join(", ", operation["parameters"]!.AsArray().Select(parameter => parameter!["name"]!.GetValue<string>())));
+        Assert.Equal(statuses, string.Join(", ", operation["responses"]!.AsObject().Select(response => response.Key)));
+        Assert.Equal("""[{"BearerAuth":[]}]""", operation["security"]!.ToJsonString());
+        Assert.All(operation["responses"]!.AsObject(), response => Assert.NotNull(response.Value!["content"]!["application/json"]!["example"]));
+        if (operation["requestBody"] is { } body)
+        {
+            var agentIds = body["content"]!["application/json"]!["schema"]!["properties"]!["agent_ids"]!;
+            Assert.Equal((1, 100), (agentIds["minItems"]!.GetValue<int>(), agentIds["maxItems"]!.GetValue<int>()));
+        }
     }
 
     [Theory]

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using CsCheck;
 
 namespace CalcomAccounts.Tests;
@@ -16,7 +17,8 @@ public sealed class PropertyTests(ServiceFixture fixture)
     private static readonly string[] s_messages =
     [
         "agent_id must be a UUID", "org_id must be a UUID, given once", "A valid JWT is required, as 'Authorization: Bearer <token>'",
-        "Agent not found", "Route not found", "Method not allowed",
+        "Agent not found", "Route not found", "Method not allowed", "Agent Cal.com accounts retrieved", "agent_ids[n] must be a UUID",
+        "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
     ];
 
     // Any byte that may stand there at all, and percent-encoded ones, whole and broken.
@@ -35,7 +37,9 @@ public sealed class PropertyTests(ServiceFixture fixture)
         .Select((id, at, change) => id[..at] + change + id[(at + 1)..]);
 
     private static readonly Gen<string> s_path = Gen.Frequency(
-        (6, Gen.OneOf(s_uuid, s_almostUuid, s_inTarget).Select(TestService.AccountPath)),
+        (4, Gen.OneOf(s_uuid, s_almostUuid, s_inTarget).Select(TestService.AccountPath)),
+        (2, Gen.OneOf(s_uuid, s_almostUuid, s_inTarget).Select(id => TestService.AccountPath(id) + "/explain")),
+        (1, Gen.Const(TestService.AccountsPath)),
         (1, Gen.Select(s_uuid, s_inTarget).Select((id, more) => TestService.AccountPath(id) + more)),
         (1, s_inTarget.Select(text => "/" + text)),
         (1, Gen.Select(s_inTarget, s_inTarget).Select((one, other) => $"/{one}/v1/calcom/agents/{other}")));
@@ -60,6 +64,21 @@ public sealed class PropertyTests(ServiceFixture fixture)
     private static readonly Gen<string> s_method = Gen.Frequency(
         (8, Gen.Const("GET")), (1, Among("HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "TRACE")), (1, Gen.Const(Canary)));
 
+    private static readonly Gen<string> s_element = Gen.Frequency(
+        (6, s_uuid.Select(id => $"\"{id}\"")),
+        (1, Gen.OneOf(s_almostUuid, s_text).Select(text => $"\"{text}\"")),
+        (1, Among("null", "7", "1e999", "true", "[]", "{}", "\"\\ud800\"", "\"\"", "")));
+
+    private static readonly Gen<string> s_body = Gen.Select(
+        Gen.Frequency(
+            (6, s_element.List[0, 6].Select(ids => $"\"agent_ids\":[{string.Join(',', ids)}]")),
+            (1, s_element.Select(id => $"\"agent_ids\":{id}"))),
+        Gen.Frequency(
+            (4, Gen.Const("")),
+            (1, s_element.Select(org => $",\"org_id\":{org}")),
+            (1, Gen.Select(s_text, s_element).Select((name, value) => $",\"{name}\":{value}"))),
+        Gen.Frequency((4, Gen.Const("}")), (1, s_text), (1, Gen.Const("")))).Select((ids, more, end) => $"{{{ids}{more}{end}");
+
     [Fact]
     public Task WhateverIsSent_TheAnswerIsFromTheContractAndRepeatsNothing() =>
         Gen.Select(s_method, s_path, s_query, s_headers).SampleAsync(
@@ -72,6 +91,22 @@ public sealed class PropertyTests(ServiceFixture fixture)
                 AssertOfContract(answer);
                 Assert.DoesNotContain(Canary, answer.Body, StringComparison.OrdinalIgnoreCase);
                 Assert.DoesNotContain(answer.Headers, header => $"{header.Key}: {header.Value}".Contains(Canary, StringComparison.OrdinalIgnoreCase));
+            },
+            iter: Iterations,
+            threads: 4);
+
+    [Fact]
+    public Task WhateverListIsSent_TheAnswerIsFromTheContractAndRepeatsNothing() =>
+        Gen.Select(s_body, s_query, s_headers).SampleAsync(
+            async (body, query, headers) =>
+            {
+                var answer = await RawHttp.SendAsync(
+                    fixture.Service.Url,
+                    $"POST {TestService.AccountsPath}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {body.Length}\r\n{headers}\r\n{body}");
+
+                Assert.InRange(answer.Status, 200, 499);
+                AssertOfContract(answer);
+                Assert.DoesNotContain(Canary, answer.Body, StringComparison.OrdinalIgnoreCase);
             },
             iter: Iterations,
             threads: 4);
@@ -96,7 +131,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
 
         using var body = JsonDocument.Parse(answer.Body);
         Assert.Equal(answer.Status is 200, body.RootElement.GetProperty("success").GetBoolean());
-        Assert.Contains(body.RootElement.GetProperty("message").GetString(), s_messages);
-        Assert.Equal(answer.Status is not 401, body.RootElement.TryGetProperty("code", out _));
+        Assert.Contains(Regex.Replace(body.RootElement.GetProperty("message").GetString()!, @"^agent_ids\[\d\]", "agent_ids[n]"), s_messages);
+        Assert.Equal(answer.Status is not (200 or 401), body.RootElement.TryGetProperty("code", out _));
     }
 }

@@ -103,6 +103,23 @@ public sealed class TenancyTests(ServiceFixture fixture)
         {
             Assert.Contains("org_id", answer.Body, StringComparison.Ordinal);
         }
+
+        // Why, and many, are seen by exactly those who see the account.
+        var explained = await fixture.Service.ExplainAccountAsync(agent, token, Query(orgId));
+        Assert.Equal((expected, expected is 200 ? explained.Body : answer.Body), (explained.Status, explained.Body));
+
+        var many = await fixture.Service.GetAccountsAsync([agent, deleted, agent], token, Query(orgId));
+        if (expected is 200 or 404)
+        {
+            var one = expected is 200 ? """{"connected":false,"type":"none"}""" : "null";
+            Assert.Equal(
+                (200, $$$"""{"success":true,"message":"Agent Cal.com accounts retrieved","data":{"accounts":[{"agent_id":"{{{agent}}}","account":{{{one}}}},{"agent_id":"{{{deleted}}}","account":null},{"agent_id":"{{{agent}}}","account":{{{one}}}}]}}"""),
+                (many.Status, many.Body));
+        }
+        else
+        {
+            Assert.Equal((answer.Status, answer.Body), (many.Status, many.Body));
+        }
     }
 
     [Fact]

@@ -1,3 +1,5 @@
+using System.Text;
+using System.Text.Json;
 using CalcomAccounts.Api;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Logging;
@@ -53,6 +55,17 @@ internal sealed class TestService : IAsyncDisposable
 
     public Task<Answer> GetAccountAsync(Guid agentId, string? token, string query = "") =>
         SendAsync("GET", AccountPath(agentId.ToString()) + query, token);
+
+    public Task<Answer> ExplainAccountAsync(Guid agentId, string? token, string query = "") =>
+        SendAsync("GET", $"{AccountPath(agentId.ToString())}/explain{query}", token);
+
+    public Task<Answer> GetAccountsAsync(IEnumerable<Guid> agentIds, string? token, string query = "") =>
+        PostAccountsAsync(JsonSerializer.Serialize(new { agent_ids = agentIds }), token, query);
+
+    public Task<Answer> PostAccountsAsync(string body, string? token, string query = "") =>
+        SendAsync("POST", $"{AccountsPath}{query}", token, request => request.Content = new StringContent(body, Encoding.UTF8, "application/json"));
+
+    public const string AccountsPath = "/api/v1/calcom/agents/accounts";
 
     public static string AccountPath(string agentId) => $"/api/v1/calcom/agents/{agentId}/account";
 

@@ -1,8 +1,7 @@
 using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
 using MediatR;
-using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Mvc;
-using Microsoft.AspNetCore.Mvc.ModelBinding;
 using NSwag.Annotations;
 
 namespace CalcomAccounts.Api;
@@ -11,6 +10,9 @@ namespace CalcomAccounts.Api;
 [ApiController]
 [Route("api/v1/calcom/agents")]
 [OpenApiTag("CalComService")]
+[ProducesResponseType<ErrorResponse>(StatusCodes.Status400BadRequest)]
+[ProducesResponseType<UnauthorizedResponse>(StatusCodes.Status401Unauthorized)]
+[ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
 public sealed class AgentsController(IMediator mediator) : ControllerBase
 {
     /// <summary>Get Agent Cal.com Account</summary>
@@ -22,34 +24,44 @@ public sealed class AgentsController(IMediator mediator) : ControllerBase
     [AcceptVerbs("GET", "HEAD", Route = "{agent_id}/account")]
     [OpenApiOperation(nameof(GetAgentCalcomAccount))]
     [ProducesResponseType<GetAgentCalcomAccountResponse>(StatusCodes.Status200OK)]
-    [ProducesResponseType<ErrorResponse>(StatusCodes.Status400BadRequest)]
-    [ProducesResponseType<UnauthorizedResponse>(StatusCodes.Status401Unauthorized)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
-    [ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
     public async Task<IActionResult> GetAgentCalcomAccount(
-        [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken)
-    {
-        if (await mediator.Send(query, cancellationToken) is not { } account)
-        {
-            return NotFound();
-        }
+        [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
+        await DecideAsync(query, cancellationToken) is { } decision ? Answer(GetAgentCalcomAccountResponse.Of(decision)) : NotFound();
 
-        var response = GetAgentCalcomAccountResponse.Of(account);
-        HttpContext.Features.Set(response.Data);
-        return new JsonAnswer(StatusCodes.Status200OK, response);
-    }
-}
+    /// <summary>Explain Agent Cal.com Account</summary>
+    /// <response code="200">Agent Cal.com account explained</response>
+    /// <response code="400">Missing agent_id</response>
+    /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="404">Agent not found</response>
+    /// <response code="500">Unexpected error</response>
+    [AcceptVerbs("GET", "HEAD", Route = "{agent_id}/account/explain")]
+    [OpenApiOperation(nameof(ExplainAgentCalcomAccount))]
+    [ProducesResponseType<ExplainAgentCalcomAccountResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
+    public async Task<IActionResult> ExplainAgentCalcomAccount(
+        [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
+        await DecideAsync(query, cancellationToken) is { } decision ? Answer(ExplainAgentCalcomAccountResponse.Of(decision)) : NotFound();
 
-// MVC's own binders would turn an empty org_id into an absent one, and drop all but the first.
-internal sealed class GetAgentAccountBinder : IModelBinder
-{
-    public Task BindModelAsync(ModelBindingContext bindingContext)
+    /// <summary>Get Cal.com Accounts of Many Agents</summary>
+    /// <response code="200">Agent Cal.com accounts retrieved</response>
+    /// <response code="400">No list of 1 to 100 UUIDs</response>
+    /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="500">Unexpected error</response>
+    [HttpPost("accounts")]
+    [RequestSizeLimit(64 * 1024)]
+    [OpenApiOperation(nameof(GetAgentCalcomAccounts))]
+    [ProducesResponseType<GetAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
+    public async Task<IActionResult> GetAgentCalcomAccounts(
+        [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query, CancellationToken cancellationToken) =>
+        Answer(GetAgentCalcomAccountsResponse.Of(query.AgentIds!, await mediator.Send(query, cancellationToken)));
+
+    private async Task<Decision?> DecideAsync(GetAgentAccount query, CancellationToken cancellationToken)
     {
-        var context = bindingContext.HttpContext;
-        bindingContext.Result = ModelBindingResult.Success(new GetAgentAccount(
-            (string?)context.GetRouteValue("agent_id"),
-            context.Request.Query["org_id"],
-            context.Features.GetRequiredFeature<Caller>()));
-        return Task.CompletedTask;
+        var decision = await mediator.Send(query, cancellationToken);
+        HttpContext.Features.Set(decision);
+        return decision;
     }
+
+    private static JsonAnswer Answer(object response) => new(StatusCodes.Status200OK, response);
 }

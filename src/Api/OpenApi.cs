@@ -1,4 +1,5 @@
 using System.Text.Json;
+using CalcomAccounts.Application;
 using Newtonsoft.Json.Linq;
 using NJsonSchema;
 using NJsonSchema.Generation;
@@ -10,8 +11,8 @@ using NSwag.Generation.Processors;
 namespace CalcomAccounts.Api;
 
 /// <summary>
-/// The OpenAPI document and its page. The document is the platform's own, cut to this service's operation: what NSwag
-/// reads from the controller is completed here with what only the platform knows.
+/// The OpenAPI document and its page. The document is the platform's own, cut to this service's operation and with those that
+/// it adds: what NSwag reads from the controller is completed here with what only the platform knows.
 /// </summary>
 internal static class OpenApi
 {
@@ -20,13 +21,35 @@ internal static class OpenApi
     private const string BearerScheme = "BearerAuth";
     private const string ApiKeyScheme = "X-Api-Key";
     private const string Placeholder = "<string>";
+    private const string OrgIdDescription = "Fallback organization ID used only when not present in JWT claims";
 
     private static readonly AgentCalcomEffectiveAccountData s_account =
         new(true, Placeholder, Placeholder, Placeholder, Placeholder, Placeholder);
 
     private static readonly GetAgentCalcomAccountResponse s_retrieved = new(true, "Agent Cal.com account retrieved", s_account);
 
+    private static readonly ExplainAgentCalcomAccountResponse s_explained = new(
+        true, "Agent Cal.com account explained", new(s_account, [new(Placeholder, Placeholder, Placeholder, Placeholder)]));
+
+    private static readonly GetAgentCalcomAccountsResponse s_manyRetrieved = new(
+        true, "Agent Cal.com accounts retrieved", new([new(Placeholder, s_account), new(Placeholder, null)]));
+
     private static readonly UnauthorizedResponse s_unauthorized = new(false, Placeholder);
+
+    private static readonly Dictionary<string, object> s_successes = new()
+    {
+        [nameof(AgentsController.GetAgentCalcomAccount)] = s_retrieved,
+        [nameof(AgentsController.ExplainAgentCalcomAccount)] = s_explained,
+        [nameof(AgentsController.GetAgentCalcomAccounts)] = s_manyRetrieved,
+    };
+
+    private static readonly Dictionary<string, object> s_failures = new()
+    {
+        ["400"] = ErrorResponse.InvalidRequest(Placeholder),
+        ["401"] = s_unauthorized,
+        ["404"] = ErrorResponse.AgentNotFound with { Message = Placeholder },
+        ["500"] = ErrorResponse.InternalError with { Message = Placeholder },
+    };
 
     public static IServiceCollection AddOpenApi(this IServiceCollection services) => services.AddOpenApiDocument(settings =>
     {
@@ -92,13 +115,10 @@ internal static class OpenApi
         };
         document.Security = [new() { [ApiKeyScheme] = [] }];
 
-        foreach (var schema in document.Components.Schemas.Values)
+        // Keys are absent, never null, but for one: an agent among many that is not there.
+        foreach (var property in document.Components.Schemas.Values.SelectMany(schema => schema.ActualProperties.Values))
         {
-            // Keys are absent, never null.
-            foreach (var property in schema.ActualProperties.Values)
-            {
-                property.IsNullableRaw = null;
-            }
+            property.IsNullableRaw = property.Name is "account" ? true : null;
         }
 
         foreach (var example in new object[] { s_retrieved, s_account, s_unauthorized })
@@ -106,23 +126,55 @@ internal static class OpenApi
             document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
         }
 
-        var operation = document.Operations.Single().Operation;
+        foreach (var description in document.Operations)
+        {
+            Complete(description.Operation, description.Path);
+        }
+    }
+
+    private static void Complete(OpenApiOperation operation, string path)
+    {
         operation.Security = [new() { [BearerScheme] = [] }];
         operation.Parameters.Clear();
-        operation.Parameters.Add(Parameter("agent_id", OpenApiParameterKind.Path, "Agent UUID"));
-        operation.Parameters.Add(Parameter(
-            "org_id", OpenApiParameterKind.Query, "Fallback organization ID used only when not present in JWT claims"));
-        foreach (var (status, example) in new (string, object)[]
+        if (path.Contains("{agent_id}", StringComparison.Ordinal))
         {
-            ("200", s_retrieved),
-            ("400", ErrorResponse.InvalidRequest(Placeholder)),
-            ("401", s_unauthorized),
-            ("404", ErrorResponse.AgentNotFound with { Message = Placeholder }),
-            ("500", ErrorResponse.InternalError with { Message = Placeholder }),
-        })
-        {
-            operation.Responses[status].Content["application/json"].Example = AsSent(example);
+            operation.Parameters.Add(Parameter("agent_id", OpenApiParameterKind.Path, "Agent UUID"));
         }
+        else
+        {
+            operation.RequestBody = AgentIdsBody();
+        }
+
+        operation.Parameters.Add(Parameter("org_id", OpenApiParameterKind.Query, OrgIdDescription));
+
+        // What all operations have in common is read before what each has of its own.
+        var responses = operation.Responses.OrderBy(response => response.Key).ToList();
+        operation.Responses.Clear();
+        foreach (var (status, response) in responses)
+        {
+            operation.Responses.Add(status, response);
+            response.Content["application/json"].Example = AsSent(status is "200" ? s_successes[operation.OperationId] : s_failures[status]);
+        }
+    }
+
+    private static OpenApiRequestBody AgentIdsBody()
+    {
+        var schema = new JsonSchema { Type = JsonObjectType.Object, AllowAdditionalProperties = false };
+        schema.Properties["agent_ids"] = new()
+        {
+            Type = JsonObjectType.Array,
+            Item = new() { Type = JsonObjectType.String },
+            MinItems = 1,
+            MaxItems = GetAgentAccounts.MaxAgents,
+            IsRequired = true,
+            Description = "Agent UUIDs",
+        };
+        schema.Properties["org_id"] = new() { Type = JsonObjectType.String, Description = $"{OrgIdDescription}; here or in the query" };
+        return new()
+        {
+            IsRequired = true,
+            Content = { ["application/json"] = new() { Schema = schema, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } } },
+        };
     }
 
     // NSwag writes by Newtonsoft.Json, which knows nothing of how answers are named.

@@ -54,6 +54,7 @@ internal static class Program
             // Queries are bound by binders of their own, and judged by their validators alone.
             mvc.ValueProviderFactories.Clear();
             mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
+            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccounts)));
         });
         builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
         builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
@@ -75,7 +76,7 @@ internal static class Program
 
         // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
         app.UseWhen(context => context.Request.Path.Value!.Contains("//", StringComparison.Ordinal), empty => empty.UseRewriter(
-            new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account/?)$", "$1%20$2", skipRemainingRules: true)));
+            new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account(?:/explain)?/?)$", "$1%20$2", skipRemainingRules: true)));
         app.UseRouting();
         app.UseRequestTimeouts();
         app.UseAuthentication();

@@ -28,7 +28,7 @@ internal sealed class Readiness(
 
     private async Task<HealthCheckResult> CheckDatabaseAsync(CancellationToken cancellationToken)
     {
-        await reader.FindAsync(Guid.Empty, Caller.OfOrganization(Guid.Empty), cancellationToken);
+        await reader.FindAsync([Guid.Empty], Caller.OfOrganization(Guid.Empty), cancellationToken);
         return !environment.IsDevelopment() && await login.CanReadApiKeyAsync(cancellationToken)
             ? HealthCheckResult.Unhealthy("the database login can read api_key: give the service one that is calcom_reader and nothing else")
             : HealthCheckResult.Healthy();

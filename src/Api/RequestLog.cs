@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
 using Microsoft.AspNetCore.Diagnostics;
 
 namespace CalcomAccounts.Api;
@@ -51,7 +52,8 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
         var level = route?.StartsWith("/health/", StringComparison.Ordinal) is true ? LogLevel.Debug
             : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
             : LogLevel.Information;
-        var outcome = context.Features.Get<AgentCalcomEffectiveAccountData>()?.Type ?? Outcome(status);
+        var decision = context.Features.Get<Decision>();
+        var outcome = decision is null ? Outcome(status) : Names.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
         var traceId = Activity.Current?.TraceId;

@@ -12,6 +12,8 @@ public static class ApplicationServices
     public static IServiceCollection AddApplication(this IServiceCollection services) => services
         .AddSingleton<ServiceFactory>(provider => provider.GetService!)
         .AddSingleton<IMediator, Mediator>()
-        .AddSingleton<IRequestHandler<GetAgentAccount, EffectiveAccount?>, GetAgentAccountHandler>()
-        .AddSingleton<IValidator<GetAgentAccount>, GetAgentAccountValidator>();
+        .AddSingleton<IRequestHandler<GetAgentAccount, Decision?>, GetAgentAccountHandler>()
+        .AddSingleton<IRequestHandler<GetAgentAccounts, IReadOnlyList<Decision?>>, GetAgentAccountsHandler>()
+        .AddSingleton<IValidator<GetAgentAccount>, GetAgentAccountValidator>()
+        .AddSingleton<IValidator<GetAgentAccounts>, GetAgentAccountsValidator>();
 }

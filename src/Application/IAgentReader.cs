@@ -6,11 +6,11 @@ namespace CalcomAccounts.Application;
 public interface IAgentReader
 {
     /// <summary>
-    /// The agent as it is stored now, or null when it does not exist, is deleted, or is out of the caller's reach.
-    /// One round trip at most, and nothing is answered from memory.
+    /// The agents as they are stored now, in the order of <paramref name="agentIds"/>: null for one that does not exist, is
+    /// deleted, or is out of the caller's reach. One round trip at most for all, and nothing is answered from memory.
     /// </summary>
     /// <exception cref="OperationCanceledException">
     /// <paramref name="cancellationToken"/> was cancelled; the store has been told so, and is not waited for.
     /// </exception>
-    Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken);
+    Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken);
 }

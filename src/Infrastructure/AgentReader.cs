@@ -14,7 +14,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     // For each lookup that reaches its agent one row an account, or one of nulls where it has none. Another organization's
     // account is not read, whatever the link says; a caller with neither organization nor subject would reach nothing.
     internal const string Sql = """
-        select lookup.position, account.is_linked, account.id, account.account_name as name,
+        select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
                account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
         from unnest(@AgentIds, @OrgIds, @Subjects) with ordinality lookup (agent_id, org_id, subject, position)
         join lateral (
@@ -65,6 +65,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         {
             agents[agent.Key - 1] = new(
                 [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+                agent.First().LinkedAccountId,
                 agent.SingleOrDefault(row => row.IsLinked is true)?.ToAccount());
         }
 
@@ -94,7 +95,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         || exception.SqlState is PostgresErrorCodes.FeatureNotSupported;
 
     private sealed record Row(
-        long Position, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+        long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
     {
         public CalcomAccount ToAccount() => new(Id!.Value, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
     }

@@ -6,20 +6,22 @@ namespace CalcomAccounts.Infrastructure;
 
 /// <summary>
 /// Lets lookups share round trips: only so many statements are in flight, and what arrives meanwhile goes with the next, in
-/// the order of arrival. Nothing waits for a timer, and nothing is kept: each lookup is read after it has arrived.
+/// the order of arrival. Nothing waits for a timer, and nothing is kept: each lookup is read after it has arrived. The lookups of
+/// one request stay together.
 /// </summary>
 internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limits) : IAgentReader
 {
     internal const int MaxBatch = 64;
 
-    // Guards the queue, the count, and what each lookup went with.
+    // Guards the queue, the counts, and what each request went with.
     private readonly Lock _lock = new();
-    private readonly LinkedList<PendingLookup> _queue = [];
+    private readonly LinkedList<PendingRequest> _queue = [];
+    private int _queuedLookups;
     private int _inFlight;
 
     /// <inheritdoc/>
     /// <exception cref="InvalidOperationException">Too many lookups are queued already.</exception>
-    public async Task<Agent?> FindAsync(Guid agentId, Caller caller, CancellationToken cancellationToken)
+    public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
     {
         if (caller is { OrgId: null, Subject: null })
         {
@@ -29,10 +31,10 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         // PostgreSQL's text can't hold a NUL, so no such subject is a member of anything.
         if (caller.Subject?.Contains('\0') is true)
         {
-            return null;
+            return new Agent?[agentIds.Count];
         }
 
-        var pending = new PendingLookup(new(agentId, caller));
+        var pending = new PendingRequest([.. agentIds.Select(agentId => new Lookup(agentId, caller))]);
         Enqueue(pending);
         try
         {
@@ -45,16 +47,18 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         }
     }
 
-    private void Enqueue(PendingLookup pending)
+    private void Enqueue(PendingRequest pending)
     {
         lock (_lock)
         {
-            if (_queue.Count == limits.MaxQueuedLookups)
+            // Where nobody waits, a request for more than that is served all the same.
+            if (_queuedLookups > 0 && _queuedLookups + pending.Lookups.Count > limits.MaxQueuedLookups)
             {
-                throw new InvalidOperationException($"{limits.MaxQueuedLookups} lookups are queued already.");
+                throw new InvalidOperationException($"{_queuedLookups} lookups are queued already.");
             }
 
             _queue.AddLast(pending.Node);
+            _queuedLookups += pending.Lookups.Count;
             if (_inFlight == limits.MaxStatementsInFlight)
             {
                 return;
@@ -85,37 +89,47 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
     {
         lock (_lock)
         {
-            var lookups = new List<PendingLookup>(Math.Min(_queue.Count, MaxBatch));
-            while (lookups.Count < MaxBatch && _queue.First is { } first)
+            var requests = new List<PendingRequest>(Math.Min(_queue.Count, MaxBatch));
+            var lookups = 0;
+            while (_queue.First is { } first && (lookups is 0 || lookups + first.Value.Lookups.Count <= MaxBatch))
             {
-                _queue.RemoveFirst();
-                lookups.Add(first.Value);
+                Dequeue(first);
+                requests.Add(first.Value);
+                lookups += first.Value.Lookups.Count;
             }
 
-            if (lookups is [])
+            if (requests is [])
             {
                 _inFlight--;
                 return null;
             }
 
-            return Batch.Of(lookups);
+            return Batch.Of(requests);
         }
+    }
+
+    private void Dequeue(LinkedListNode<PendingRequest> node)
+    {
+        _queue.Remove(node);
+        _queuedLookups -= node.Value.Lookups.Count;
     }
 
     private async Task AnswerAsync(Batch batch)
     {
         try
         {
-            var agents = await reader.ReadAsync(batch.Lookups.ConvertAll(pending => pending.Lookup), batch.Cancellation.Token);
-            for (var i = 0; i < agents.Length; i++)
+            var agents = await reader.ReadAsync([.. batch.Requests.SelectMany(pending => pending.Lookups)], batch.Cancellation.Token);
+            var next = 0;
+            foreach (var pending in batch.Requests)
             {
-                batch.Lookups[i].TrySetResult(agents[i]);
+                pending.TrySetResult(new ArraySegment<Agent?>(agents, next, pending.Lookups.Count));
+                next += pending.Lookups.Count;
             }
         }
-        catch (PostgresException exception) when (batch.Lookups.Count > 1 && !exception.IsTransient)
+        catch (PostgresException exception) when (batch.Requests.Count > 1 && !exception.IsTransient)
         {
             // One of them may be to blame, and no other may fail for it.
-            foreach (var pending in batch.Lookups)
+            foreach (var pending in batch.Requests)
             {
                 if (TakeAlone(pending) is { } alone)
                 {
@@ -125,14 +139,14 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         }
         catch (Exception exception)
         {
-            foreach (var pending in batch.Lookups)
+            foreach (var pending in batch.Requests)
             {
                 pending.TrySetException(exception);
             }
         }
     }
 
-    private Batch? TakeAlone(PendingLookup pending)
+    private Batch? TakeAlone(PendingRequest pending)
     {
         lock (_lock)
         {
@@ -141,16 +155,16 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
     }
 
     /// <summary>Nobody waits for it any more. Where that is true of a whole batch, the server is told to end its statement.</summary>
-    private void GiveUp(PendingLookup pending)
+    private void GiveUp(PendingRequest pending)
     {
         pending.TrySetCanceled();
         lock (_lock)
         {
             if (pending.Batch is not { } batch)
             {
-                _queue.Remove(pending.Node);
+                Dequeue(pending.Node);
             }
-            else if (batch.Lookups.TrueForAll(other => other.Task.IsCanceled))
+            else if (batch.Requests.TrueForAll(other => other.Task.IsCanceled))
             {
                 // Npgsql blocks while it sends that, for seconds where the server is frozen.
                 _ = batch.Cancellation.CancelAsync();
@@ -159,24 +173,24 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
     }
 
     // Its requests go on where the batch is answered, one after the other: to wake a thread for each would cost more than they do.
-    private sealed class PendingLookup : TaskCompletionSource<Agent?>
+    private sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
     {
-        public PendingLookup(Lookup lookup) => (Lookup, Node) = (lookup, new(this));
+        public PendingRequest(IReadOnlyList<Lookup> lookups) => (Lookups, Node) = (lookups, new(this));
 
-        public Lookup Lookup { get; }
+        public IReadOnlyList<Lookup> Lookups { get; }
 
-        public LinkedListNode<PendingLookup> Node { get; }
+        public LinkedListNode<PendingRequest> Node { get; }
 
         /// <summary>What it went with last; null while it is queued.</summary>
         public Batch? Batch { get; set; }
     }
 
-    private sealed record Batch(List<PendingLookup> Lookups, CancellationTokenSource Cancellation)
+    private sealed record Batch(List<PendingRequest> Requests, CancellationTokenSource Cancellation)
     {
-        public static Batch Of(List<PendingLookup> lookups)
+        public static Batch Of(List<PendingRequest> requests)
         {
-            var batch = new Batch(lookups, new());
-            lookups.ForEach(pending => pending.Batch = batch);
+            var batch = new Batch(requests, new());
+            requests.ForEach(pending => pending.Batch = batch);
             return batch;
         }
     }

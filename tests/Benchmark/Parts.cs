@@ -24,9 +24,9 @@ public class Parts
     }.Select(part => Base64Url.EncodeToString(Encoding.UTF8.GetBytes(part))));
 
     private static readonly CalcomAccount s_account = new(Guid.NewGuid(), "Front desk", HasApiKey: true, "https://api.cal.com", "active", DateTime.UtcNow);
-    private static readonly Agent s_agent = new([s_account with { Status = "inactive" }, s_account], s_account);
+    private static readonly Agent s_agent = new([s_account with { Status = "inactive" }, s_account], s_account.Id, s_account);
     private static readonly JsonWebToken s_token = new(s_text);
-    private static readonly GetAgentCalcomAccountResponse s_response = GetAgentCalcomAccountResponse.Of(AccountResolver.Resolve(s_agent));
+    private static readonly GetAgentCalcomAccountResponse s_response = GetAgentCalcomAccountResponse.Of(AccountResolver.Decide(s_agent));
     private readonly TokenCache _cache = new(TimeProvider.System);
 
     /// <summary>A token that is remembered while this is measured.</summary>
@@ -43,7 +43,7 @@ public class Parts
 
     /// <summary>Two keys and a linked account.</summary>
     [Benchmark]
-    public object Resolve() => AccountResolver.Resolve(s_agent);
+    public object Decide() => AccountResolver.Decide(s_agent);
 
     /// <summary>The answer's body.</summary>
     [Benchmark]

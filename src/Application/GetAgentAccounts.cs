@@ -1,0 +1,39 @@
+using CalcomAccounts.Domain;
+using FluentValidation;
+using MediatR;
+
+namespace CalcomAccounts.Application;
+
+/// <summary>
+/// Asks which accounts many agents use, and why. The answers are in the order of the ids, and null for an agent that is not there
+/// for this caller.
+/// </summary>
+/// <param name="AgentIds">The agents' UUIDs as they were sent, null for what is no text; null itself when no list was sent.</param>
+/// <param name="Scope">Who asks.</param>
+public sealed record GetAgentAccounts(IReadOnlyList<string?>? AgentIds, Scope Scope) : IRequest<IReadOnlyList<Decision?>>
+{
+    /// <summary>How many agents may be asked for at once.</summary>
+    public const int MaxAgents = 100;
+}
+
+internal sealed class GetAgentAccountsValidator : AbstractValidator<GetAgentAccounts>
+{
+    public GetAgentAccountsValidator()
+    {
+        RuleFor(query => query.AgentIds)
+            .Must(agentIds => agentIds is { Count: >= 1 and <= GetAgentAccounts.MaxAgents })
+            .WithMessage($"the body must be a JSON object that holds agent_ids, a list of 1 to {GetAgentAccounts.MaxAgents} UUIDs, and nothing else but org_id")
+            .DependentRules(() => RuleForEach(query => query.AgentIds)
+                .Must(Uuid.IsValid).WithMessage("agent_ids[{CollectionIndex}] must be a UUID"));
+        RuleFor(query => query.Scope).Must(scope => scope.IsValid).WithMessage(Scope.Requirement);
+    }
+}
+
+internal sealed class GetAgentAccountsHandler(IAgentReader reader) : IRequestHandler<GetAgentAccounts, IReadOnlyList<Decision?>>
+{
+    public async Task<IReadOnlyList<Decision?>> Handle(GetAgentAccounts query, CancellationToken cancellationToken)
+    {
+        var agents = await reader.FindAsync([.. query.AgentIds!.Select(Uuid.Parse)], query.Scope.Narrow(), cancellationToken);
+        return [.. agents.Select(agent => agent is null ? null : AccountResolver.Decide(agent))];
+    }
+}
