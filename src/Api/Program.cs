@@ -16,14 +16,14 @@ internal static class Program
     {
         try
         {
-            await (args switch
+            return await (args switch
             {
                 ["migrate", .. var options] => MigrateAsync(options),
+                ["check", .. var options] => CheckAsync(options),
                 [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
-                    throw new StartupException($"unknown command '{word}'; 'migrate' is the only one; without a command it serves"),
+                    throw new StartupException($"unknown command '{word}'; there are 'migrate' and 'check', and without a command it serves"),
                 _ => ServeAsync(args),
             });
-            return 0;
         }
         catch (StartupException exception)
         {
@@ -87,7 +87,7 @@ internal static class Program
         return app;
     }
 
-    private static async Task ServeAsync(string[] args)
+    private static async Task<int> ServeAsync(string[] args)
     {
         Console.SetOut(TextWriter.Synchronized(new PacedWriter(Console.OpenStandardOutput())));
 
@@ -106,15 +106,29 @@ internal static class Program
 
         development?.Announce(app);
         await app.WaitForShutdownAsync();
+        return 0;
     }
 
-    private static async Task MigrateAsync(string[] options)
+    private static async Task<int> MigrateAsync(string[] options)
     {
-        var connectionString = CreateBuilder(options).Configuration.GetConnectionString(ConnectionStrings.Name)
-            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, the database to migrate, as its owner");
+        var connectionString = ReadConnectionString(options, "the database to migrate, as its owner");
         var applied = await DatabaseMigrator.MigrateAsync(connectionString, CancellationToken.None);
         Console.WriteLine(applied is [] ? "already at the current schema" : $"applied {string.Join(", ", applied)}");
+        return 0;
     }
+
+    private static async Task<int> CheckAsync(string[] options)
+    {
+        const string AsJson = "--json";
+        var connectionString = ReadConnectionString([.. options.Where(option => option is not AsJson)], "the database to check, as the service's login");
+        var report = await DatabaseCheck.RunAsync(connectionString, CancellationToken.None);
+        Console.WriteLine(options.Contains(AsJson) ? CheckReport.ToJson(report) : CheckReport.ToText(report));
+        return report.Ok ? 0 : 1;
+    }
+
+    private static string ReadConnectionString(string[] options, string meaning) =>
+        CreateBuilder(options).Configuration.GetConnectionString(ConnectionStrings.Name)
+        ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, {meaning}");
 
     /// <summary>The configuration: files beside the program, then the environment, then the arguments.</summary>
     internal static WebApplicationBuilder CreateBuilder(string[] args) => WebApplication.CreateBuilder(new WebApplicationOptions

@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Mvc;
 
 namespace CalcomAccounts.Api;
@@ -135,6 +136,7 @@ internal static class Names
 [JsonSerializable(typeof(GetAgentCalcomAccountsResponse))]
 [JsonSerializable(typeof(ErrorResponse))]
 [JsonSerializable(typeof(UnauthorizedResponse))]
+[JsonSerializable(typeof(DatabaseReport))]
 internal sealed partial class ResponseJson : JsonSerializerContext
 {
     public static ResponseJson Context { get; } = new(new()

@@ -34,6 +34,10 @@ public static class ConnectionStrings
     // Within the 15 seconds in which a migration that can't be done has to say so.
     internal const string MigrationDefaults = "Application Name=calcom-accounts-migrate;Timeout=5;Pooling=false;";
 
+    // Counting may take longer than answering.
+    internal const string CheckDefaults =
+        "Application Name=calcom-accounts-check;Timeout=5;Pooling=false;Command Timeout=60;Options=-c default_transaction_read_only=on;";
+
     /// <exception cref="StartupException">It is not a connection string; the message does not repeat it.</exception>
     internal static NpgsqlConnectionStringBuilder Parse(string connectionString, string defaults)
     {

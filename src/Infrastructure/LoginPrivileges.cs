@@ -7,7 +7,7 @@ namespace CalcomAccounts.Infrastructure;
 public sealed class LoginPrivileges(NpgsqlDataSource dataSource)
 {
     // As any role that the login is a member of: SET ROLE reaches those that it does not inherit from.
-    private const string CanReadApiKeySql = """
+    internal const string CanReadApiKeySql = """
         select exists (
             select from pg_attribute attribute
             join pg_roles role on pg_has_role(role.oid, 'member')
