@@ -1,3 +1,4 @@
+using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
@@ -211,7 +212,10 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(agent, Tokens.OfSubject("member")), 200));
         Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(agent, Tokens.OfSubject("member"), $"?org_id={_org}"), 200));
         Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org)), 404));
+        Assert.Equal(1, await CountStatementsAsync(() => service.ExplainAccountAsync(agent, Tokens.OfOrganization(_org)), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => service.GetAccountsAsync([.. Enumerable.Repeat(agent, 100)], Tokens.OfSubject("member")), 200));
         Assert.Equal(0, await CountStatementsAsync(() => service.SendAsync("GET", TestService.AccountPath("garbage"), Tokens.OfOrganization(_org)), 400));
+        Assert.Equal(0, await CountStatementsAsync(() => service.GetAccountsAsync([], Tokens.OfOrganization(_org)), 400));
         Assert.Equal(0, await CountStatementsAsync(() => service.GetAccountAsync(agent, token: null), 401));
     }
 
@@ -243,7 +247,7 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
 
         foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
         {
-            foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch })
+            foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch, GetAgentAccounts.MaxAgents })
             {
                 await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
                 var plan = string.Join('\n', await connection.QueryAsync<string>($"""

@@ -43,7 +43,8 @@ public sealed class RequestTests(ServiceFixture fixture)
     [MemberData(nameof(MalformedAgentIds))]
     public async Task AMalformedAgentIdIsRefusedByName_AfterTheTokenIsChecked(string agentId)
     {
-        foreach (var path in new[] { TestService.AccountPath(agentId), TestService.AccountPath(agentId) + "/" })
+        var account = TestService.AccountPath(agentId);
+        foreach (var path in new[] { account, account + "/", account + "/explain", account + "/explain/" })
         {
             var answer = await fixture.Service.SendAsync("GET", path, Tokens.OfOrganization(_org));
             Assert.Equal((400, InvalidAgentId), (answer.Status, answer.Body));
@@ -131,10 +132,13 @@ public sealed class RequestTests(ServiceFixture fixture)
     {
         foreach (var token in new[] { null, Tokens.OfOrganization(_org) })
         {
-            var answer = await fixture.Service.SendAsync(method, TestService.AccountPath(Uuid), token);
-            Assert.Equal((405, MethodNotAllowed), (answer.Status, answer.Body));
-            Assert.Equal("GET, HEAD", answer.Header("Allow"));
-            AssertHeaders(answer);
+            foreach (var path in new[] { TestService.AccountPath(Uuid), TestService.AccountPath(Uuid) + "/explain" })
+            {
+                var answer = await fixture.Service.SendAsync(method, path, token);
+                Assert.Equal((405, MethodNotAllowed), (answer.Status, answer.Body));
+                Assert.Equal("GET, HEAD", answer.Header("Allow"));
+                AssertHeaders(answer);
+            }
         }
     }
 
@@ -152,13 +156,15 @@ public sealed class RequestTests(ServiceFixture fixture)
     public async Task HeadIsAnsweredAsGetWithoutABody()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
-        foreach (var (id, token) in new[]
+        var account = TestService.AccountPath(agent.ToString());
+        foreach (var (path, token) in new[]
         {
-            (agent.ToString(), Tokens.OfOrganization(_org)), ("garbage", Tokens.OfOrganization(_org)), (Uuid, Tokens.OfOrganization(_org)), (Uuid, null),
+            (account, Tokens.OfOrganization(_org)), (account + "/explain", Tokens.OfOrganization(_org)),
+            (TestService.AccountPath("garbage"), Tokens.OfOrganization(_org)), (TestService.AccountPath(Uuid), Tokens.OfOrganization(_org)), (account, null),
         })
         {
-            var get = await fixture.Service.SendAsync("GET", TestService.AccountPath(id), token);
-            var head = await fixture.Service.SendAsync("HEAD", TestService.AccountPath(id), token);
+            var get = await fixture.Service.SendAsync("GET", path, token);
+            var head = await fixture.Service.SendAsync("HEAD", path, token);
 
             Assert.Equal(get.Status, head.Status);
             Assert.Empty(head.Body);
@@ -175,6 +181,8 @@ public sealed class RequestTests(ServiceFixture fixture)
         var agent = await fixture.Tables.AddAgentAsync(_org);
 
         Assert.Equal(200, (await fixture.Service.SendAsync("GET", TestService.AccountPath(agent.ToString()) + "/", Tokens.OfOrganization(_org))).Status);
+        Assert.Equal(200, (await fixture.Service.SendAsync("GET", TestService.AccountPath(agent.ToString()) + "/explain/", Tokens.OfOrganization(_org))).Status);
+        Assert.Equal(200, (await fixture.Service.GetAccountsAsync([agent], Tokens.OfOrganization(_org), query: "/")).Status);
     }
 
     [Theory]
@@ -234,6 +242,8 @@ public sealed class RequestTests(ServiceFixture fixture)
         var line = await errors.SingleLineAsync();
         Assert.Contains("NpgsqlException", line, StringComparison.Ordinal);
         Assert.DoesNotContain("not-to-be-seen", line, StringComparison.Ordinal);
+        Assert.Equal((500, InternalError), Told(await service.ExplainAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org))));
+        Assert.Equal((500, InternalError), Told(await service.GetAccountsAsync([Guid.NewGuid()], Tokens.OfOrganization(_org))));
         Assert.Equal(401, (await service.GetAccountAsync(Guid.NewGuid(), token: null)).Status);
         Assert.Equal(400, (await service.SendAsync("GET", TestService.AccountPath("garbage"), Tokens.OfOrganization(_org))).Status);
     }
@@ -291,7 +301,12 @@ public sealed class RequestTests(ServiceFixture fixture)
         AssertHeaders(await fixture.Service.GetAccountAsync(agent, token: null));
         AssertHeaders(await fixture.Service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org)));
         AssertHeaders(await fixture.Service.SendAsync("GET", TestService.AccountPath("garbage"), Tokens.OfOrganization(_org)));
+        AssertHeaders(await fixture.Service.ExplainAccountAsync(agent, Tokens.OfOrganization(_org)));
+        AssertHeaders(await fixture.Service.GetAccountsAsync([agent], Tokens.OfOrganization(_org)));
+        AssertHeaders(await fixture.Service.GetAccountsAsync([], Tokens.OfOrganization(_org)));
     }
+
+    private static (int Status, string Body) Told(Answer answer) => (answer.Status, answer.Body);
 
     private static void AssertHeaders(Answer answer)
     {
