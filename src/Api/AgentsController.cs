@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using MediatR;
@@ -13,7 +14,7 @@ namespace CalcomAccounts.Api;
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status400BadRequest)]
 [ProducesResponseType<UnauthorizedResponse>(StatusCodes.Status401Unauthorized)]
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
-public sealed class AgentsController(IMediator mediator) : ControllerBase
+public sealed class AgentsController(IMediator mediator, ResolutionMetrics metrics) : ControllerBase
 {
     /// <summary>Get Agent Cal.com Account</summary>
     /// <response code="200">Agent Cal.com account retrieved</response>
@@ -53,12 +54,23 @@ public sealed class AgentsController(IMediator mediator) : ControllerBase
     [OpenApiOperation(nameof(GetAgentCalcomAccounts))]
     [ProducesResponseType<GetAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
     public async Task<IActionResult> GetAgentCalcomAccounts(
-        [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query, CancellationToken cancellationToken) =>
-        Answer(GetAgentCalcomAccountsResponse.Of(query.AgentIds!, await mediator.Send(query, cancellationToken)));
+        [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query, CancellationToken cancellationToken)
+    {
+        var started = Stopwatch.GetTimestamp();
+        var decisions = await mediator.Send(query, cancellationToken);
+        foreach (var decision in decisions)
+        {
+            metrics.Record(decision, started);
+        }
+
+        return Answer(GetAgentCalcomAccountsResponse.Of(query.AgentIds!, decisions));
+    }
 
     private async Task<Decision?> DecideAsync(GetAgentAccount query, CancellationToken cancellationToken)
     {
+        var started = Stopwatch.GetTimestamp();
         var decision = await mediator.Send(query, cancellationToken);
+        metrics.Record(decision, started);
         HttpContext.Features.Set(decision);
         return decision;
     }

@@ -60,6 +60,7 @@ internal static class Program
         builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
         builder.Services.AddOpenApi();
         Draining.Add(builder.Services);
+        Telemetry.Add(builder);
 
         var app = builder.Build();
         app.Services.CheckJwtAuthentication();

@@ -56,8 +56,13 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
         var outcome = decision is null ? Outcome(status) : Names.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
-        var traceId = Activity.Current?.TraceId;
-        LogRequest(level, failure?.Error, status, outcome, agentId, milliseconds, route, traceId);
+        var span = Activity.Current;
+        if (span?.Source.HasListeners() is true)
+        {
+            Telemetry.Describe(span, route, agentId, outcome, decision);
+        }
+
+        LogRequest(level, failure?.Error, status, outcome, agentId, milliseconds, route, span?.TraceId);
     }
 
     private static string Outcome(int status) => status switch

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using Npgsql;
@@ -12,6 +13,10 @@ namespace CalcomAccounts.Infrastructure;
 internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limits) : IAgentReader
 {
     internal const int MaxBatch = 64;
+
+    private static readonly ActivitySource s_source = new(InfrastructureServices.ActivitySourceName);
+
+    private static readonly ExecutionContext s_noRequest = CaptureNoRequest();
 
     // Guards the queue, the counts, and what each request went with.
     private readonly Lock _lock = new();
@@ -67,11 +72,8 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
             _inFlight++;
         }
 
-        // Serves others' lookups too, so it carries no one request's trace on.
-        using (ExecutionContext.SuppressFlow())
-        {
-            _ = SendAsync();
-        }
+        // It serves others' lookups too, so it carries no one request's trace on.
+        ExecutionContext.Run(s_noRequest, static reader => _ = ((BatchingAgentReader)reader!).SendAsync(), this);
     }
 
     private async Task SendAsync()
@@ -116,6 +118,14 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
 
     private async Task AnswerAsync(Batch batch)
     {
+        // A span has one parent; the others' traces are linked to it.
+        using var span = s_source.HasListeners()
+            ? s_source.StartActivity(
+                "calcom.accounts.lookup",
+                ActivityKind.Internal,
+                batch.Requests[0].Trace,
+                links: batch.Requests.Skip(1).Select(pending => new ActivityLink(pending.Trace)))
+            : null;
         try
         {
             var agents = await reader.ReadAsync([.. batch.Requests.SelectMany(pending => pending.Lookups)], batch.Cancellation.Token);
@@ -172,6 +182,15 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         }
     }
 
+    private static ExecutionContext CaptureNoRequest()
+    {
+        ExecutionContext? context = null;
+        var thread = new Thread(() => context = ExecutionContext.Capture());
+        thread.UnsafeStart();
+        thread.Join();
+        return context!;
+    }
+
     // Its requests go on where the batch is answered, one after the other: to wake a thread for each would cost more than they do.
     private sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
     {
@@ -180,6 +199,9 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         public IReadOnlyList<Lookup> Lookups { get; }
 
         public LinkedListNode<PendingRequest> Node { get; }
+
+        /// <summary>The request's own trace, where it has one.</summary>
+        public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
 
         /// <summary>What it went with last; null while it is queued.</summary>
         public Batch? Batch { get; set; }

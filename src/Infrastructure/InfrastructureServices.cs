@@ -7,6 +7,9 @@ namespace CalcomAccounts.Infrastructure;
 /// <summary>Registers what reads PostgreSQL.</summary>
 public static class InfrastructureServices
 {
+    /// <summary>The source of the spans of round trips to the database, each of which serves the requests that it is linked to.</summary>
+    public const string ActivitySourceName = "CalcomAccounts";
+
     /// <summary>Adds the connection pool for <paramref name="connectionString"/> and the readers on it. Nothing connects yet.</summary>
     /// <param name="services">Where to.</param>
     /// <param name="connectionString">What it says wins over the service's own defaults.</param>
@@ -22,7 +25,8 @@ public static class InfrastructureServices
         ThreadPool.GetMinThreads(out var workers, out var completionPorts);
         ThreadPool.SetMinThreads(Math.Max(workers, (2 * server.MaxPoolSize) + Environment.ProcessorCount), completionPorts);
 
-        services.AddNpgsqlDataSource(server.ConnectionString);
+        // The name is a label of Npgsql's metrics, which would be the connection string otherwise.
+        services.AddNpgsqlDataSource(server.ConnectionString, pool => pool.Name = "calcom-accounts");
         services.AddSingleton(limits);
         services.AddSingleton<AgentReader>();
         services.AddSingleton<IAgentReader, BatchingAgentReader>();
