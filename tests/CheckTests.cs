@@ -49,6 +49,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("alter table calcom.org_members alter column org_id type text", "org_members", "column org_id is text, not uuid")]
     [InlineData("alter table calcom.org_accounts alter column created_at drop default, alter column created_at type date", "org_accounts", "column created_at is date, not timestamptz")]
     [InlineData("alter table calcom.org_members rename to members; create materialized view calcom.org_members as select org_id, subject from calcom.members; grant select on calcom.org_members to calcom_reader", "org_members", "materialized view")]
+    [InlineData("alter table calcom.agent_keys enable row level security", "agent_keys", "row-level security hides its rows")]
     [InlineData("revoke usage on schema calcom from calcom_reader", "login_reads", "no usage on schema calcom")]
     [InlineData("revoke select (status) on calcom.agent_keys from calcom_reader", "login_reads", "can't read agent_keys.status: ")]
     [InlineData("grant select on calcom.agent_keys to calcom_reader", "login_reads_no_key", "api_key")]
@@ -117,6 +118,8 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             alter table calcom.agent_keys alter column account_name type calcom.short_label;
             alter table calcom.org_accounts alter column api_base_url type char(40);
             alter table calcom.agents alter column deleted_at type timestamp;
+            alter table calcom.agents enable row level security;
+            create policy everybody on calcom.agents for select to calcom_reader using (true);
             """);
         var agent = await database.AddAgentAsync(Guid.NewGuid());
         await database.AddKeyAsync(agent, new());

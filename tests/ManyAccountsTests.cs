@@ -146,6 +146,18 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
         Assert.Contains($"\"agent_id\":\"{Uuid}\"", answer.Body, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task WhatIsRefusedIsNotRepeated_NorLogged()
+    {
+        var token = Tokens.OfOrganization(_org);
+        foreach (var body in new[] { $$"""{"agent_ids":["{{token}}"]}""", $$"""{"agent_ids":[],"{{token}}":1}""", $$"""{"agent_ids":{{token}} }""", token })
+        {
+            Assert.DoesNotContain(token, (await fixture.Service.PostAccountsAsync(body, token)).Body, StringComparison.Ordinal);
+        }
+
+        Assert.Empty(LeakDetector.Instance.Leaks);
+    }
+
     [Theory]
     [InlineData("text/plain")]
     [InlineData("application/x-www-form-urlencoded")]

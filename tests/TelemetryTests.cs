@@ -24,10 +24,13 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         Assert.Null(service.Services.GetService<MeterProvider>());
     }
 
-    [Fact]
-    public async Task ARequestIsATrace_ThatSaysHowItEndedAndWhy()
+    [Theory]
+    [InlineData(null)]
+    [InlineData("grpc")]
+    [InlineData("http/protobuf")]
+    public async Task ARequestIsATrace_ThatSaysHowItEndedAndWhy(string? protocol)
     {
-        await using var collector = await TestCollector.StartAsync();
+        await using var collector = await TestCollector.StartAsync(protocol);
         var agent = await fixture.Tables.AddAgentAsync(_org, await fixture.Tables.AddOrgAccountAsync(_org, new()));
         await fixture.Tables.AddKeyAsync(agent, new() { Status = "error" });
         await fixture.Tables.AddKeyAsync(agent, new() { Status = "inactive" });

@@ -118,17 +118,9 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
 
     private async Task AnswerAsync(Batch batch)
     {
-        // A span has one parent; the others' traces are linked to it.
-        using var span = s_source.HasListeners()
-            ? s_source.StartActivity(
-                "calcom.accounts.lookup",
-                ActivityKind.Internal,
-                batch.Requests[0].Trace,
-                links: batch.Requests.Skip(1).Select(pending => new ActivityLink(pending.Trace)))
-            : null;
         try
         {
-            var agents = await reader.ReadAsync([.. batch.Requests.SelectMany(pending => pending.Lookups)], batch.Cancellation.Token);
+            var agents = await ReadAsync(batch);
             var next = 0;
             foreach (var pending in batch.Requests)
             {
@@ -154,6 +146,19 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
                 pending.TrySetException(exception);
             }
         }
+    }
+
+    private async Task<Agent?[]> ReadAsync(Batch batch)
+    {
+        // A span has one parent; the others' traces are linked to it.
+        using var span = s_source.HasListeners()
+            ? s_source.StartActivity(
+                "calcom.accounts.lookup",
+                ActivityKind.Internal,
+                batch.Requests[0].Trace,
+                links: batch.Requests.Skip(1).Select(pending => new ActivityLink(pending.Trace)))
+            : null;
+        return await reader.ReadAsync([.. batch.Requests.SelectMany(pending => pending.Lookups)], batch.Cancellation.Token);
     }
 
     private Batch? TakeAlone(PendingRequest pending)

@@ -38,7 +38,8 @@ public static class DatabaseCheck
             select domain.oid, base.type from pg_type domain join base on domain.typbasetype = base.oid
         )
         select relation.relname as relation, relation.relkind::text as kind, attribute.attname as name, base.type,
-               has_column_privilege(relation.oid, attribute.attnum, 'select') is true as is_readable
+               has_column_privilege(relation.oid, attribute.attnum, 'select') is true as is_readable,
+               row_security_active(relation.oid) and not exists (select from pg_policy where polrelid = relation.oid and polpermissive) as is_hidden
         from pg_class relation
         left join pg_attribute attribute on attribute.attrelid = relation.oid and attribute.attnum > 0 and not attribute.attisdropped
         left join base on base.oid = attribute.atttypid
@@ -235,6 +236,11 @@ public static class DatabaseCheck
                 problems.Insert(0, "a materialized view says what was, not what is");
             }
 
+            if (stored[0].IsHidden)
+            {
+                problems.Insert(0, "row-level security hides its rows from the login");
+            }
+
             return problems is [] ? new(Name, true, kind) : new(Name, false, string.Join("; ", problems));
         }
 
@@ -249,7 +255,7 @@ public static class DatabaseCheck
 
     private sealed record Column(string Name, string[] Types, bool IsRead = true);
 
-    private sealed record StoredColumn(string Relation, string Kind, string? Name, string? Type, bool IsReadable);
+    private sealed record StoredColumn(string Relation, string Kind, string? Name, string? Type, bool IsReadable, bool IsHidden);
 }
 
 /// <summary>What was found in a database.</summary>
