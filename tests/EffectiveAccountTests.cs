@@ -3,8 +3,7 @@ using System.Text.Json;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Sections 1 and 2 of the contract over HTTP: the answers, byte for byte.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class EffectiveAccountTests(ServiceFixture fixture)
+public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string None =
         """{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":false,"type":"none"}}""";

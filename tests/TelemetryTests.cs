@@ -37,6 +37,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         await using (var service = await StartAsync(collector.Settings))
         {
             Assert.Equal(200, (await service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
+            await service.StopAsync();
         }
 
         var request = Assert.Single(collector.Spans, span => span.Attributes.ContainsKey("http.route"));
@@ -64,6 +65,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         await using (var service = await StartAsync(new(collector.Settings) { ["MaxStatementsInFlight"] = "1" }))
         {
             await Task.WhenAll(Enumerable.Range(0, 50).Select(_ => service.GetAccountAsync(agent, Tokens.OfOrganization(_org))));
+            await service.StopAsync();
         }
 
         var requests = collector.Spans.Where(span => span.Attributes.ContainsKey("http.route")).ToList();
@@ -96,6 +98,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
             }
 
             scraped = await ScrapeAsync(prometheus);
+            await service.StopAsync();
         }
 
         Assert.NotEmpty(collector.Spans);

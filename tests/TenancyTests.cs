@@ -4,8 +4,7 @@ using CalcomAccounts.Application;
 namespace CalcomAccounts.Tests;
 
 /// <summary>Section 3 of the contract: every claim with every query and every membership.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class TenancyTests(ServiceFixture fixture)
+public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string NotFound = """{"success":false,"message":"Agent not found","code":"NOT_FOUND"}""";
 

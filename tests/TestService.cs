@@ -89,6 +89,9 @@ internal sealed class TestService : IAsyncDisposable
                 .ToDictionary(header => header.Key, header => string.Join(", ", header.Value), StringComparer.OrdinalIgnoreCase));
     }
 
+    /// <summary>Ends what is in flight in good order, as SIGTERM does; to be disposed of alone does not.</summary>
+    public Task StopAsync() => _app.StopAsync();
+
     public async ValueTask DisposeAsync()
     {
         _client.Dispose();

@@ -187,7 +187,8 @@ public static class DatabaseCheck
             new { AgentIds = new Guid[1], OrgIds = new Guid?[1], Subjects = new string?[1] });
 
         using var document = JsonDocument.Parse(plan!);
-        var whole = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsWhole).Select(RelationOf).Distinct().Order().ToList();
+        var whole = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsWhole)
+            .Select(node => node.GetProperty(node.TryGetProperty("Relation Name", out _) ? "Relation Name" : "Index Name").GetString()).Distinct().Order().ToList();
         return whole is []
             ? new("plan", true, "one agent is found by indexes alone")
             : new("plan", false, $"no index leads to one agent's rows in {string.Join(", ", whole)}, which is read whole");
@@ -204,9 +205,6 @@ public static class DatabaseCheck
         "Index Scan" or "Index Only Scan" or "Bitmap Index Scan" => !node.TryGetProperty("Index Cond", out _),
         _ => false,
     };
-
-    private static string RelationOf(JsonElement node) =>
-        (node.TryGetProperty("Relation Name", out var name) ? name : node.GetProperty("Index Name")).GetString()!;
 
     private static string Explain(Exception exception) => exception switch
     {
@@ -248,7 +246,6 @@ public static class DatabaseCheck
         {
             "v" => "view",
             "m" => "materialized view",
-            "f" => "foreign table",
             _ => "table",
         };
     }
