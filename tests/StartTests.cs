@@ -72,7 +72,23 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate");
+    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate", "check", "--help");
+
+    [Theory]
+    [InlineData("--help")]
+    [InlineData("-h")]
+    [InlineData("help")]
+    [InlineData("migrate --help")]
+    public async Task HelpListsEveryCommand_AndDoesNothingElse(string arguments)
+    {
+        using var help = ServiceProcess.Start(arguments.Split(' '), Complete);
+
+        Assert.Equal((0, ""), (await help.WaitForExitAsync(), help.Errors));
+        Assert.Equal(
+            ["migrate", "check"],
+            help.Output.Split("Commands:\n")[1].Split("\n\n")[0].Split('\n').Select(line => line.Trim().Split(' ')[0]));
+        Assert.All(help.Output.Split('\n'), line => Assert.InRange(line.Length, 0, 130));
+    }
 
     [Fact]
     public async Task ATakenPortIsNamed()

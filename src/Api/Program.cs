@@ -10,6 +10,24 @@ namespace CalcomAccounts.Api;
 
 internal static class Program
 {
+    private const string Help = """
+        Usage: CalcomAccounts.Api [command] [--setting=value …]
+
+        Without a command it serves. In Development it does so without any setting, on a PostgreSQL of its own with sample data.
+
+        Commands:
+          migrate    brings the database to the current schema, as its owner
+          check      says whether the database will serve well, as the service's login; --json for machines
+
+        Settings, here or in the environment, where ':' is '__'. The README has them all:
+          --urls=http://localhost:5001
+          --ConnectionStrings:CalcomAccounts="Host=db;Database=platform;Username=calcom_service;Password=…"
+          --Authentication:Schemes:Bearer:Authority=https://issuer.example
+          --Authentication:Schemes:Bearer:ValidAudience=calcom-accounts
+
+        A password is best kept out of arguments, which others can see.
+        """;
+
     private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
 
     public static async Task<int> Main(string[] args)
@@ -18,10 +36,11 @@ internal static class Program
         {
             return await (args switch
             {
+                _ when args.Any(arg => arg is "--help" or "-h" or "help") => PrintHelpAsync(),
                 ["migrate", .. var options] => MigrateAsync(options),
                 ["check", .. var options] => CheckAsync(options),
                 [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
-                    throw new StartupException($"unknown command '{word}'; there are 'migrate' and 'check', and without a command it serves"),
+                    throw new StartupException($"unknown command '{word}'; there are 'migrate' and 'check', and without a command it serves: see --help"),
                 _ => ServeAsync(args),
             });
         }
@@ -86,6 +105,12 @@ internal static class Program
         app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly);
         app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly);
         return app;
+    }
+
+    private static async Task<int> PrintHelpAsync()
+    {
+        await Console.Out.WriteLineAsync(Help);
+        return 0;
     }
 
     private static async Task<int> ServeAsync(string[] args)
