@@ -57,4 +57,12 @@ public static class ConnectionStrings
     /// <summary>The server and database, without user and password.</summary>
     internal static string Describe(NpgsqlConnectionStringBuilder server) =>
         $"{server.Host}:{server.Port}, database {server.Database ?? server.Username ?? "of the user's name"}";
+
+    /// <summary>Why a server could not be asked, or what it refused, in a line.</summary>
+    internal static string Explain(Exception exception) => exception switch
+    {
+        PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState})",
+        { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
+        _ => exception.Message,
+    };
 }

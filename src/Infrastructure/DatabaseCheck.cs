@@ -104,7 +104,7 @@ public static class DatabaseCheck
         }
         catch (Exception exception) when (exception is NpgsqlException or SocketException or TimeoutException)
         {
-            checks.Add(new(checks is [] ? "connection" : "statement", false, Explain(exception)));
+            checks.Add(new(checks is [] ? "connection" : "statement", false, ConnectionStrings.Explain(exception)));
         }
 
         return new(ConnectionStrings.Describe(server), checks, data);
@@ -168,7 +168,7 @@ public static class DatabaseCheck
         }
         catch (PostgresException exception)
         {
-            checks.Add(new("answer", false, $"what requests ask fails: {Explain(exception)}"));
+            checks.Add(new("answer", false, $"what requests ask fails: {ConnectionStrings.Explain(exception)}"));
             return false;
         }
 
@@ -204,13 +204,6 @@ public static class DatabaseCheck
         "Seq Scan" => true,
         "Index Scan" or "Index Only Scan" or "Bitmap Index Scan" => !node.TryGetProperty("Index Cond", out _),
         _ => false,
-    };
-
-    private static string Explain(Exception exception) => exception switch
-    {
-        PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState})",
-        { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
-        _ => exception.Message,
     };
 
     private sealed record Relation(string Name, Column[] Columns)

@@ -56,9 +56,8 @@ public static class DatabaseMigrator
     {
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
             $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
-        PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState}). Nothing was changed",
-        { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
-        _ => exception.Message,
+        PostgresException => $"{ConnectionStrings.Explain(exception)}. Nothing was changed",
+        _ => ConnectionStrings.Explain(exception),
     };
 
     /// <summary>Remembers in <c>calcom.schema_versions</c> which files were applied.</summary>
