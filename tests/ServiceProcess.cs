@@ -9,6 +9,9 @@ internal sealed class ServiceProcess : IDisposable
 {
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
 
+    // What the shell that runs the tests may have set for a service of its own.
+    private static readonly string[] s_settings = ["ASPNETCORE_", "DOTNET_ENVIRONMENT", "ConnectionStrings__", "Authentication__", "OTEL_"];
+
     private readonly Process _process;
     private readonly ConcurrentQueue<string> _output = [];
     private readonly ConcurrentQueue<string> _errors = [];
@@ -22,7 +25,7 @@ internal sealed class ServiceProcess : IDisposable
             RedirectStandardError = true,
             WorkingDirectory = Path.GetTempPath(),
         };
-        foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ASPNETCORE_", StringComparison.Ordinal) || name is "DOTNET_ENVIRONMENT").ToList())
+        foreach (var name in start.Environment.Keys.Where(name => s_settings.Any(setting => name.StartsWith(setting, StringComparison.Ordinal))).ToList())
         {
             start.Environment.Remove(name);
         }
