@@ -11,7 +11,8 @@ namespace CalcomAccounts.Infrastructure;
 /// <summary>Asks a database all that the service depends on, as the service's own login: section 4 of the contract. It changes nothing.</summary>
 public static class DatabaseCheck
 {
-    private const int OldestMajorVersion = 14;
+    /// <summary>Of PostgreSQL.</summary>
+    internal const int OldestMajorVersion = 14;
 
     private static readonly string[] s_uuid = ["uuid"];
     private static readonly string[] s_text = ["text", "varchar", "bpchar", "citext"];
@@ -110,10 +111,9 @@ public static class DatabaseCheck
         return new(ConnectionStrings.Describe(server), checks, data);
     }
 
-    private static DatabaseFinding CheckServer(NpgsqlConnection connection) => new(
-        "connection",
-        connection.PostgreSqlVersion.Major >= OldestMajorVersion,
-        $"PostgreSQL {connection.PostgreSqlVersion}{(connection.PostgreSqlVersion.Major >= OldestMajorVersion ? "" : $"; it has to be {OldestMajorVersion} or newer")}");
+    private static DatabaseFinding CheckServer(NpgsqlConnection connection) => connection.PostgreSqlVersion.Major >= OldestMajorVersion
+        ? new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}")
+        : new("connection", false, $"PostgreSQL {connection.PostgreSqlVersion}; it has to be {OldestMajorVersion} or newer");
 
     /// <returns>Whether the service's statement can be asked at all.</returns>
     private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)

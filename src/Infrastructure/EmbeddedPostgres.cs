@@ -13,7 +13,6 @@ namespace CalcomAccounts.Infrastructure;
 /// </summary>
 public sealed partial class EmbeddedPostgres : IAsyncDisposable
 {
-    private const int OldestMajorVersion = 14;
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
 
@@ -55,7 +54,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         }
 
         throw new StartupException(
-            $"no database: install PostgreSQL {OldestMajorVersion} or newer (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
+            $"no database: install PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
     }
 
     /// <summary>Stops the server and deletes its data.</summary>
@@ -187,7 +186,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is { } answer
                 && VersionNumber.Match(answer) is { Success: true, Value: var version }
                 && int.Parse(version.Split('.')[0], CultureInfo.InvariantCulture) is var major
-                && major >= OldestMajorVersion
+                && major >= DatabaseCheck.OldestMajorVersion
                 && (newest is null || major > newest.MajorVersion))
             {
                 newest = new(folder, version, major);
