@@ -37,7 +37,7 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
     public async Task AMigrationThatIsRefusedAStepLeavesNothingBehind()
     {
         // A server of its own: on the shared one the role is already there.
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         await using var connection = new NpgsqlConnection(server.ConnectionString);
         await connection.ExecuteAsync("create role owner_without_createrole login password 'only-in-tests'");
         await connection.ExecuteAsync("create database platform owner owner_without_createrole");

@@ -155,7 +155,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     {
         Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (Machine.This.Root, Machine.This.Path, Machine.This.IsPrivileged));
         Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), Machine.This.PostgresImage);
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         Assert.NotEmpty(server.Description);
     }
 
@@ -164,8 +164,10 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     {
         string folder;
         int postmaster;
-        await using (var server = await EmbeddedPostgres.StartAsync(CancellationToken.None))
+        var steps = new List<string>();
+        await using (var server = await EmbeddedPostgres.StartAsync(steps.Add, CancellationToken.None))
         {
+            Assert.Equal([$"{server.Description}: making its files", "starting it"], steps);
             folder = new NpgsqlConnectionStringBuilder(server.ConnectionString).Host!;
             postmaster = int.Parse((await File.ReadAllLinesAsync($"{folder}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
 
@@ -182,7 +184,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [Fact]
     public async Task TheSamplesServiceIsTheReaderAndNothingElse()
     {
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
 
         Assert.Equal("calcom_reader", await connection.ExecuteScalarAsync<string>(
@@ -194,7 +196,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [Fact]
     public async Task TheSamplesAreAnAgentForEachOutcome()
     {
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         await using var service = await TestService.StartAsync(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
 
         Assert.Equal(["agent", "none", "org_linked"], SampleData.AgentIds.Keys.Order());
@@ -210,7 +212,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [InlineData("other:1", "other:1")]
     public async Task WithoutProgramsItIsAContainer_OfferedOnLoopbackAlone_AndRemovedWhenItIsDoneWith(string? image, string expected)
     {
-        await using var real = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var real = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         await using var relay = new Relay(new(real.ConnectionString), refusing: 2, beforeTheOthers: async () =>
         {
             await using var connection = new NpgsqlConnection(real.ConnectionString);
@@ -219,8 +221,10 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         await InstallDockerAsync(run: $"printf %s \"$POSTGRES_PASSWORD\" > {_root}/password", port: $"echo 127.0.0.1:{relay.Port}");
 
         string name;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_patience, CancellationToken.None))
+        var steps = new List<string>();
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_patience, steps.Add, CancellationToken.None))
         {
+            Assert.Equal([$"{server.Description}: starting it, after a download the first time", "waiting for it to answer"], steps);
             Assert.Equal($"PostgreSQL in Docker, image {expected}", server.Description);
             var connection = new NpgsqlConnectionStringBuilder(server.ConnectionString);
             Assert.Equal(("127.0.0.1", relay.Port, "postgres", "postgres", 32), (connection.Host, connection.Port, connection.Username, connection.Database, connection.Password!.Length));
@@ -278,7 +282,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         }
 
         string connectionString;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(Machine.This.PostgresImage), s_patience, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(Machine.This.PostgresImage), s_patience, progress: null, CancellationToken.None))
         {
             connectionString = server.ConnectionString;
             await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));
@@ -297,7 +301,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     private Machine Here(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
 
     private async Task<string> WhyNotAsync() => (await Assert.ThrowsAsync<StartupException>(
-        () => EmbeddedPostgres.StartAsync(Here(image: null), TimeSpan.FromSeconds(0.3), CancellationToken.None))).Message;
+        () => EmbeddedPostgres.StartAsync(Here(image: null), TimeSpan.FromSeconds(0.3), progress: null, CancellationToken.None))).Message;
 
     private async Task InstallServerAsync(string folder, string? initdb, string? pgCtl)
     {

@@ -11,7 +11,7 @@ public sealed class HttpFileTests
     public async Task EachRequestIsAnsweredAsItsTitleSays()
     {
         var file = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "src", "Api", "CalcomAccounts.http"));
-        await using var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         await using var service = await TestService.StartAsync(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
         var variables = Regex.Matches(file, "^@(\\w+) = (.*)$", RegexOptions.Multiline).ToDictionary(match => match.Groups[1].Value, match => match.Groups[2].Value);
         variables["url"] = "";

@@ -78,7 +78,7 @@ internal sealed class PostgresServer : IAsyncDisposable
             return new(container, container.GetConnectionString(), $"Testcontainers, image {container.Image.FullName}");
         }
 
-        var embedded = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        var embedded = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         return new(embedded, embedded.ConnectionString, $"{embedded.Description}; no container: {whyNot}");
     }
 

@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
+using CalcomAccounts.Infrastructure;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -72,7 +73,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate", "check", "--help");
+    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate", "check", "healthcheck", "--help");
 
     [Theory]
     [InlineData("--help")]
@@ -85,7 +86,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
 
         Assert.Equal((0, ""), (await help.WaitForExitAsync(), help.Errors));
         Assert.Equal(
-            ["migrate", "check"],
+            ["migrate", "check", "healthcheck"],
             help.Output.Split("Commands:\n")[1].Split("\n\n")[0].Split('\n').Select(line => line.Trim().Split(' ')[0]));
         Assert.All(help.Output.Split('\n'), line => Assert.InRange(line.Length, 0, 130));
     }
@@ -194,12 +195,71 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         new() { ["ConnectionStrings__CalcomAccounts"] = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString) { Database = "postgres" }.ConnectionString },
         "permission denied", "Nothing was changed");
 
+    [Theory]
+    [InlineData("ASPNETCORE_URLS", "http://127.0.0.1:{0}")]
+    [InlineData("ASPNETCORE_URLS", "https://localhost:1;http://+:{0}")]
+    [InlineData("ASPNETCORE_URLS", "http://0.0.0.0:{0}")]
+    [InlineData("ASPNETCORE_URLS", "http://[::]:{0}")]
+    [InlineData("ASPNETCORE_HTTP_PORTS", "{0};1")]
+    public async Task HealthcheckAsksTheServiceWhereItListens(string setting, string value)
+    {
+        var port = new Uri(fixture.Service.Url).Port;
+        using var healthcheck = ServiceProcess.Start(["healthcheck"], new() { [setting] = string.Format(CultureInfo.InvariantCulture, value, port) });
+
+        Assert.Equal((0, "", ""), (await healthcheck.WaitForExitAsync(), healthcheck.Output, healthcheck.Errors));
+    }
+
+    [Fact]
+    public async Task HealthcheckFailsWhereTheServiceIsNotReady()
+    {
+        await using var service = await TestService.StartAsync("Host=127.0.0.1;Port=1;Username=nobody");
+
+        await AssertRefusesAsync(["healthcheck", $"--urls={service.Url}"], [], $"{service.Url}/health/ready", "503");
+        using var live = ServiceProcess.Start(["healthcheck", "live", $"--urls={service.Url}"]);
+        Assert.Equal((0, ""), (await live.WaitForExitAsync(), live.Errors));
+        await service.StopAsync();
+        await AssertRefusesAsync(["healthcheck", $"--urls={service.Url}"], [], service.Url, "refused");
+    }
+
+    [Fact]
+    public async Task HealthcheckFailsWhereNothingIsAnswered()
+    {
+        using var silent = new TcpListener(IPAddress.Loopback, 0);
+        silent.Start();
+        var started = Stopwatch.GetTimestamp();
+
+        await AssertRefusesAsync(["healthcheck", $"--urls=http://{silent.LocalEndpoint}"], [], $"http://{silent.LocalEndpoint}");
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 2, 4);
+    }
+
+    [Fact]
+    public async Task HealthcheckSaysThatItNeedsAnHttpAddress() =>
+        await AssertRefusesAsync(["healthcheck", "--urls=https://localhost:1"], [], "https://localhost:1");
+
+    [Fact]
+    public async Task InDevelopmentTheRequestsThatAreOfferedFitTheConfiguredDatabase()
+    {
+        foreach (var (connectionString, offered) in new[]
+        {
+            (await SampleData.LoadAsync(await fixture.Server.CreateDatabaseAsync(), CancellationToken.None), "/agents/a0000000-0000-4000-8000-000000000001/account"),
+            (fixture.Tables.ServiceConnectionString, "/agents/<agent_id>/account"),
+            ("Host=127.0.0.1;Port=1;Username=nobody", "/agents/<agent_id>/account"),
+        })
+        {
+            using var process = ServiceProcess.Start([AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development", ["ConnectionStrings__CalcomAccounts"] = connectionString });
+            await process.WaitForLineAsync("OpenAPI page: ");
+
+            Assert.Contains(offered, process.Output, StringComparison.Ordinal);
+        }
+    }
+
     [Fact]
     public async Task DotnetRunServesEveryOutcome_AndCtrlCStopsItAndItsDatabase()
     {
         using var process = ServiceProcess.DotnetRun([AnyPort]);
         var page = await process.WaitForLineAsync("OpenAPI page: ");
         var database = new Database(await process.WaitForLineAsync("psql "));
+        Assert.Matches("(?m)^Starting the service's own PostgreSQL:\n(  PostgreSQL .+ \\.{3}\n)(  .+ \\.{3}\n)(  schema and sample data \\.{3}\n)", process.Output);
 
         foreach (var outcome in new[] { "agent", "org_linked", "none" })
         {

@@ -1,8 +1,10 @@
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
+using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.IdentityModel.JsonWebTokens;
 using Microsoft.IdentityModel.Tokens;
+using Npgsql;
 
 namespace CalcomAccounts.Api;
 
@@ -11,7 +13,9 @@ internal sealed class Development : IAsyncDisposable
 {
     private const string Issuer = "calcom-accounts-development";
     private const string Audience = "calcom-accounts";
+    private const string Subject = "developer";
     private static readonly TimeSpan s_tokenLifetime = TimeSpan.FromHours(12);
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(2);
     private static readonly TimeSpan s_parentWatchInterval = TimeSpan.FromMilliseconds(250);
 
     private readonly EmbeddedPostgres? _database;
@@ -55,10 +59,11 @@ internal sealed class Development : IAsyncDisposable
             return new(database: null, signingKey);
         }
 
-        Console.WriteLine("Starting the service's own PostgreSQL, with sample data ...");
-        var database = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        Console.WriteLine("Starting the service's own PostgreSQL:");
+        var database = await EmbeddedPostgres.StartAsync(Report, CancellationToken.None);
         try
         {
+            Report("schema and sample data");
             builder.Configuration.AddInMemoryCollection(new Dictionary<string, string?>
             {
                 [ConnectionStrings.Key] = await SampleData.LoadAsync(database.ConnectionString, CancellationToken.None),
@@ -73,7 +78,7 @@ internal sealed class Development : IAsyncDisposable
     }
 
     /// <summary>Says on the console, which is no log, how to ask the started service for each outcome.</summary>
-    public void Announce(WebApplication app)
+    public async Task AnnounceAsync(WebApplication app)
     {
         if (IsStartedFromSource && !OperatingSystem.IsWindows())
         {
@@ -87,7 +92,7 @@ internal sealed class Development : IAsyncDisposable
             Console.WriteLine($"{_database.Description}; what is changed in it is gone when this stops. To look inside: {_database.PsqlCommand}");
         }
 
-        foreach (var (outcome, agentId) in Questions())
+        foreach (var (outcome, agentId) in await ListQuestionsAsync(app.Services))
         {
             Console.WriteLine($"""
 
@@ -102,20 +107,37 @@ internal sealed class Development : IAsyncDisposable
             """);
     }
 
+    private static void Report(string step) => Console.WriteLine($"  {step} ...");
+
     public ValueTask DisposeAsync() => _database?.DisposeAsync() ?? ValueTask.CompletedTask;
 
-    private IEnumerable<(string Outcome, string AgentId)> Questions() => _database is null
-        ? [("an agent of an organization that calcom.org_members has subject 'developer' in", "<agent_id>")]
-        : SampleData.AgentIds.Select(agent => (agent.Key, agent.Value.ToString()));
+    private async Task<IEnumerable<(string Outcome, string AgentId)>> ListQuestionsAsync(IServiceProvider services) =>
+        _database is not null || await HasSampleDataAsync(services)
+            ? SampleData.AgentIds.Select(agent => (agent.Key, agent.Value.ToString()))
+            : [($"an agent of an organization that calcom.org_members has subject '{Subject}' in", "<agent_id>")];
+
+    private static async Task<bool> HasSampleDataAsync(IServiceProvider services)
+    {
+        using var patience = new CancellationTokenSource(s_patience);
+        try
+        {
+            var agents = await services.GetRequiredService<IAgentReader>().FindAsync(
+                [.. SampleData.AgentIds.Values], Caller.OfSubject(Subject), patience.Token);
+            return !agents.Contains(null);
+        }
+        catch (Exception exception) when (exception is NpgsqlException or OperationCanceledException)
+        {
+            // The database may be away at start.
+            return false;
+        }
+    }
 
     private string Token() => _signingKey is null ? "<token>" : new JsonWebTokenHandler().CreateToken(new SecurityTokenDescriptor
     {
         Issuer = Issuer,
         Audience = Audience,
         Expires = DateTime.UtcNow + s_tokenLifetime,
-        Claims = _database is null
-            ? new Dictionary<string, object> { ["sub"] = "developer" }
-            : new Dictionary<string, object> { ["sub"] = "developer", ["org_id"] = SampleData.OrgId.ToString() },
+        Claims = new Dictionary<string, object> { ["sub"] = Subject },
         SigningCredentials = new(new SymmetricSecurityKey(_signingKey), SecurityAlgorithms.HmacSha256),
     });
 

@@ -16,8 +16,9 @@ internal static class Program
         Without a command it serves. In Development it does so without any setting, on a PostgreSQL of its own with sample data.
 
         Commands:
-          migrate    brings the database to the current schema, as its owner
-          check      says whether the database will serve well, as the service's login; --json for machines
+          migrate      brings the database to the current schema, as its owner
+          check        says whether the database will serve well, as the service's login; --json for machines
+          healthcheck  asks the service that runs here whether it is ready, or 'healthcheck live' whether it is live: for containers
 
         Settings, here or in the environment, where ':' is '__'. The README has them all:
           --urls=http://localhost:5001
@@ -39,8 +40,9 @@ internal static class Program
                 _ when args.Any(arg => arg is "--help" or "-h" or "help") => PrintHelpAsync(),
                 ["migrate", .. var options] => MigrateAsync(options),
                 ["check", .. var options] => CheckAsync(options),
+                ["healthcheck", .. var options] => HealthcheckAsync(options),
                 [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
-                    throw new StartupException($"unknown command '{word}'; there are 'migrate' and 'check', and without a command it serves: see --help"),
+                    throw new StartupException($"unknown command '{word}'; there are 'migrate', 'check' and 'healthcheck', and without a command it serves: see --help"),
                 _ => ServeAsync(args),
             });
         }
@@ -130,7 +132,11 @@ internal static class Program
             throw new StartupException($"can't listen: {exception.Message.TrimEnd('.')}; choose an address with --urls, as in --urls http://localhost:5001", exception);
         }
 
-        development?.Announce(app);
+        if (development is not null)
+        {
+            await development.AnnounceAsync(app);
+        }
+
         await app.WaitForShutdownAsync();
         return 0;
     }
@@ -150,6 +156,14 @@ internal static class Program
         var report = await DatabaseCheck.RunAsync(connectionString, CancellationToken.None);
         Console.WriteLine(options.Contains(AsJson) ? CheckReport.ToJson(report) : CheckReport.ToText(report));
         return report.Ok ? 0 : 1;
+    }
+
+    private static async Task<int> HealthcheckAsync(string[] options)
+    {
+        const string Live = "live";
+        await Healthcheck.RunAsync(
+            CreateBuilder([.. options.Where(option => option is not Live)]).Configuration, options.Contains(Live) ? Live : "ready");
+        return 0;
     }
 
     private static string ReadConnectionString(string[] options, string meaning) =>

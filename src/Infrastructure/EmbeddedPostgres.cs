@@ -31,25 +31,27 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     public string PsqlCommand { get; }
 
     /// <summary>Starts it and waits until it answers.</summary>
+    /// <param name="progress">Told what is done next, for a person who waits; nobody may.</param>
+    /// <param name="cancellationToken">Gives the start up.</param>
     /// <exception cref="StartupException">There is neither a PostgreSQL nor a Docker here, or it did not start.</exception>
-    public static Task<EmbeddedPostgres> StartAsync(CancellationToken cancellationToken) =>
-        StartAsync(Machine.This, TimeSpan.FromSeconds(30), cancellationToken);
+    public static Task<EmbeddedPostgres> StartAsync(Action<string>? progress, CancellationToken cancellationToken) =>
+        StartAsync(Machine.This, TimeSpan.FromSeconds(30), progress, cancellationToken);
 
     internal static async Task<EmbeddedPostgres> StartAsync(
-        Machine machine, TimeSpan containerPatience, CancellationToken cancellationToken)
+        Machine machine, TimeSpan containerPatience, Action<string>? progress, CancellationToken cancellationToken)
     {
         // The reaper is a POSIX shell.
         if (!OperatingSystem.IsWindows())
         {
             if (await FindProgramsAsync(machine, cancellationToken) is { } programs)
             {
-                return await StartProgramsAsync(programs, machine.UnprivilegedUser(), cancellationToken);
+                return await StartProgramsAsync(programs, machine.UnprivilegedUser(), progress, cancellationToken);
             }
 
             if (machine.Docker is { } docker
                 && await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken) is not null)
             {
-                return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerPatience, cancellationToken);
+                return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerPatience, progress, cancellationToken);
             }
         }
 
@@ -66,8 +68,10 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     }
 
     private static async Task<EmbeddedPostgres> StartProgramsAsync(
-        Programs programs, string[] asUser, CancellationToken cancellationToken)
+        Programs programs, string[] asUser, Action<string>? progress, CancellationToken cancellationToken)
     {
+        var description = $"PostgreSQL {programs.Version} from {programs.Folder}";
+
         // Not TMPDIR: a socket's path has to be short, and root's TMPDIR may be closed to the user below.
         var data = $"/tmp/calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
         string[] pgCtl = [.. asUser, $"{programs.Folder}/pg_ctl", "--pgdata", data];
@@ -76,6 +80,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             asUser, $"'{programs.Folder}/pg_ctl' stop --silent --mode immediate --pgdata '{data}'; rm -rf '{data}'");
         try
         {
+            progress?.Invoke($"{description}: making its files");
             await RunAsync(
                 [.. asUser, $"{programs.Folder}/initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust",
                     "--encoding", "UTF8", "--no-locale", "--no-sync"],
@@ -93,6 +98,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
 
                 """,
                 cancellationToken);
+            progress?.Invoke("starting it");
             await RunAsync([.. pgCtl, "start", "--silent", "--wait", "--log", $"{data}/log"], cancellationToken);
         }
         catch (StartupException exception) when (File.Exists($"{data}/log"))
@@ -110,19 +116,22 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         return new(
             reaper,
             $"Host={data};Username=postgres;Database=postgres",
-            $"PostgreSQL {programs.Version} from {programs.Folder}",
+            description,
             $"psql 'host={data} user=postgres dbname=postgres'");
     }
 
     private static async Task<EmbeddedPostgres> StartContainerAsync(
-        string docker, string image, TimeSpan patience, CancellationToken cancellationToken)
+        string docker, string image, TimeSpan patience, Action<string>? progress, CancellationToken cancellationToken)
     {
+        var description = $"PostgreSQL in Docker, image {image}";
+
         var name = $"calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
         var password = RandomNumberGenerator.GetHexString(32);
 
         var reaper = StartReaper([], $"'{docker}' rm --force --volumes '{name}'");
         try
         {
+            progress?.Invoke($"{description}: starting it, after a download the first time");
             await RunAsync(
                 [docker, "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
                     "--env", "POSTGRES_PASSWORD", image],
@@ -131,11 +140,12 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             var address = await RunAsync([docker, "port", name, ContainerPort], cancellationToken);
             var connectionString =
                 $"Host=127.0.0.1;Port={address[(address.LastIndexOf(':') + 1)..].Trim()};Username=postgres;Password={password};Database=postgres";
+            progress?.Invoke("waiting for it to answer");
             await WaitUntilAnsweredAsync(connectionString, patience, cancellationToken);
             return new(
                 reaper,
                 connectionString,
-                $"PostgreSQL in Docker, image {image}",
+                description,
                 $"docker exec --interactive --tty {name} psql --username postgres");
         }
         catch

@@ -31,7 +31,7 @@ internal sealed class BenchmarkDatabase : IAsyncDisposable
 
     public static async Task<BenchmarkDatabase> StartAsync(int agents)
     {
-        var server = await EmbeddedPostgres.StartAsync(CancellationToken.None);
+        var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         var service = await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None);
         await using var connection = new NpgsqlConnection(server.ConnectionString);
         await connection.ExecuteAsync(
