@@ -21,7 +21,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         operations.Remove("/api/v1/calcom/agents/{agent_id}/account/explain");
         operations.Remove("/api/v1/calcom/agents/accounts");
         var schemas = served["components"]!["schemas"]!.AsObject();
-        foreach (var added in new[] { "ExplainAgentCalcomAccountResponse", "AgentCalcomExplanationData", "CalcomCandidateData", "GetAgentCalcomAccountsResponse", "AgentCalcomAccountsData", "AgentCalcomAccountData" })
+        foreach (var added in new[] { "ExplainAgentCalcomAccountResponse", "AgentCalcomExplanationData", "CalcomCandidateData", "GetAgentCalcomAccountsResponse", "AgentCalcomAccountsData", "AgentCalcomAccountData", "GetAgentCalcomAccountsRequest" })
         {
             Assert.True(schemas.Remove(added), added);
         }
@@ -44,7 +44,8 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     [InlineData("/api/v1/calcom/agents/accounts", "post", "org_id", "200, 400, 401, 500")]
     public async Task WhatTheContractDoesNotKnowIsDocumentedToo(string path, string method, string parameters, string statuses)
     {
-        var operations = (await GetDocumentAsync())["paths"]![path]!.AsObject();
+        var document = await GetDocumentAsync();
+        var operations = document["paths"]![path]!.AsObject();
         var operation = Assert.Single(operations).Value!;
 
         Assert.Equal(method, operations.Single().Key);
@@ -54,9 +55,20 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         Assert.All(operation["responses"]!.AsObject(), response => Assert.NotNull(response.Value!["content"]!["application/json"]!["example"]));
         if (operation["requestBody"] is { } body)
         {
-            var agentIds = body["content"]!["application/json"]!["schema"]!["properties"]!["agent_ids"]!;
+            Assert.Equal("#/components/schemas/GetAgentCalcomAccountsRequest", body["content"]!["application/json"]!["schema"]!["$ref"]!.GetValue<string>());
+            var agentIds = document["components"]!["schemas"]!["GetAgentCalcomAccountsRequest"]!["properties"]!["agent_ids"]!;
             Assert.Equal((1, 100), (agentIds["minItems"]!.GetValue<int>(), agentIds["maxItems"]!.GetValue<int>()));
         }
+    }
+
+    [Fact]
+    public async Task TheCommittedDocumentIsTheServedOne()
+    {
+        var served = (await fixture.Service.SendAsync("GET", "/swagger/v1/swagger.json")).Body.Replace(fixture.Service.Url, "http://localhost:5000", StringComparison.Ordinal);
+
+        Assert.True(
+            await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "src", "Api", "openapi.json")) == served,
+            "dotnet run --project src/Api, and: curl --output src/Api/openapi.json http://localhost:5000/swagger/v1/swagger.json");
     }
 
     [Theory]

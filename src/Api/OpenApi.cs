@@ -21,6 +21,7 @@ internal static class OpenApi
     private const string BearerScheme = "BearerAuth";
     private const string ApiKeyScheme = "X-Api-Key";
     private const string Placeholder = "<string>";
+    private const string AgentIds = "GetAgentCalcomAccountsRequest";
     private const string OrgIdDescription = "Fallback organization ID used only when not present in JWT claims";
 
     private static readonly AgentCalcomEffectiveAccountData s_account =
@@ -126,13 +127,15 @@ internal static class OpenApi
             document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
         }
 
+        // By a name of its own, which generated clients call it by.
+        document.Components.Schemas[AgentIds] = AgentIdsSchema();
         foreach (var description in document.Operations)
         {
-            Complete(description.Operation, description.Path);
+            Complete(description.Operation, description.Path, document.Components.Schemas[AgentIds]);
         }
     }
 
-    private static void Complete(OpenApiOperation operation, string path)
+    private static void Complete(OpenApiOperation operation, string path, JsonSchema agentIds)
     {
         operation.Security = [new() { [BearerScheme] = [] }];
         operation.Parameters.Clear();
@@ -142,7 +145,14 @@ internal static class OpenApi
         }
         else
         {
-            operation.RequestBody = AgentIdsBody();
+            operation.RequestBody = new()
+            {
+                IsRequired = true,
+                Content =
+                {
+                    ["application/json"] = new() { Schema = new() { Reference = agentIds }, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } },
+                },
+            };
         }
 
         operation.Parameters.Add(Parameter("org_id", OpenApiParameterKind.Query, OrgIdDescription));
@@ -157,9 +167,14 @@ internal static class OpenApi
         }
     }
 
-    private static OpenApiRequestBody AgentIdsBody()
+    private static JsonSchema AgentIdsSchema()
     {
-        var schema = new JsonSchema { Type = JsonObjectType.Object, AllowAdditionalProperties = false };
+        var schema = new JsonSchema
+        {
+            Type = JsonObjectType.Object,
+            Description = "A request for many agents.",
+            AllowAdditionalProperties = false,
+        };
         schema.Properties["agent_ids"] = new()
         {
             Type = JsonObjectType.Array,
@@ -170,11 +185,7 @@ internal static class OpenApi
             Description = "Agent UUIDs",
         };
         schema.Properties["org_id"] = new() { Type = JsonObjectType.String, Description = $"{OrgIdDescription}; here or in the query" };
-        return new()
-        {
-            IsRequired = true,
-            Content = { ["application/json"] = new() { Schema = schema, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } } },
-        };
+        return schema;
     }
 
     // NSwag writes by Newtonsoft.Json, which knows nothing of how answers are named.
