@@ -155,36 +155,6 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
         await EventuallyAsync(async () => await setup.CountActiveAsync() is 0, TimeSpan.FromSeconds(1));
     }
 
-    [Fact]
-    public async Task AStandbyThatLagsAnswersWhatItHas_AndCatchesUp()
-    {
-        var standby = new NpgsqlConnectionStringBuilder(await setup.Server.StartStandbyAsync())
-        {
-            Database = new NpgsqlConnectionStringBuilder(setup.Database.OwnerConnectionString).Database,
-        };
-        await using var service = await TestService.StartAsync(
-            new NpgsqlConnectionStringBuilder(standby.ConnectionString) { Username = TestDatabase.ServiceLogin, Password = TestDatabase.ServicePassword }.ConnectionString);
-        Assert.Equal(200, (await AskAsync(service)).Status);
-        await using var replay = new NpgsqlConnection(standby.ConnectionString);
-        await replay.OpenAsync();
-        await using (var pause = new NpgsqlCommand("select pg_wal_replay_pause()", replay))
-        {
-            await pause.ExecuteNonQueryAsync();
-        }
-
-        var agent = await setup.Database.AddAgentAsync(s_org);
-        Assert.Equal(404, (await service.GetAccountAsync(agent, Tokens.OfOrganization(s_org))).Status);
-        Assert.Equal(200, (await service.SendAsync("GET", "/health/ready")).Status);
-
-        await using (var resume = new NpgsqlCommand("select pg_wal_replay_resume()", replay))
-        {
-            await resume.ExecuteNonQueryAsync();
-        }
-
-        await EventuallyAsync(
-            async () => (await service.GetAccountAsync(agent, Tokens.OfOrganization(s_org))).Status is 200, TimeSpan.FromSeconds(2));
-    }
-
     private static string EndSessions =>
         $"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}'";
 

@@ -13,8 +13,6 @@ namespace CalcomAccounts.Tests;
 /// <summary>The one PostgreSQL of a test run: a container where a Docker engine answers, else this machine's programs.</summary>
 internal sealed class PostgresServer : IAsyncDisposable
 {
-    private const int StandbyPort = 5433;
-
     private static readonly SemaphoreSlim s_sharing = new(1);
     private static PostgresServer? s_shared;
     private static int s_sharers;
@@ -83,13 +81,15 @@ internal sealed class PostgresServer : IAsyncDisposable
     }
 
     /// <summary>The connection string of a new, empty database.</summary>
-    public async Task<string> CreateDatabaseAsync()
+    public Task<string> CreateDatabaseAsync() => CreateDatabaseAsync(ConnectionString);
+
+    public static async Task<string> CreateDatabaseAsync(string superuserConnectionString)
     {
         var name = $"test_{Guid.NewGuid():N}";
-        await using var dataSource = NpgsqlDataSource.Create(ConnectionString);
+        await using var dataSource = NpgsqlDataSource.Create(superuserConnectionString);
         await using var command = dataSource.CreateCommand($"create database {name}");
         await command.ExecuteNonQueryAsync();
-        return new NpgsqlConnectionStringBuilder(ConnectionString) { Database = name }.ConnectionString;
+        return new NpgsqlConnectionStringBuilder(superuserConnectionString) { Database = name }.ConnectionString;
     }
 
     /// <summary>Stops every process of the server where it stands: connections stay, and nothing answers.</summary>
@@ -132,33 +132,6 @@ internal sealed class PostgresServer : IAsyncDisposable
         NpgsqlConnection.ClearAllPools();
     }
 
-    /// <summary>
-    /// A standby of it, which follows what is written to it; the connection string is a superuser's. It ends with the server.
-    /// </summary>
-    public async Task<string> StartStandbyAsync()
-    {
-        var server = new NpgsqlConnectionStringBuilder(ConnectionString);
-        var standby = new NpgsqlConnectionStringBuilder(ConnectionString);
-        var (folder, source, listen) = ("/tmp/standby", "-h 127.0.0.1", "listen_addresses = '*'");
-        if (_server is PostgreSqlContainer container)
-        {
-            standby.Port = container.GetMappedPublicPort(StandbyPort);
-        }
-        else
-        {
-            (folder, source, listen) = ($"{Data}/standby", $"-h '{Data}'", $"unix_socket_directories = '{Data}/standby'");
-            (standby.Host, standby.Port) = (folder, StandbyPort);
-        }
-
-        await RunAsync($"""
-            export PGPASSWORD='{server.Password}'
-            pg_basebackup {source} -U postgres -D '{folder}' --write-recovery-conf --checkpoint=fast
-            printf "port = {StandbyPort}\n{listen}\n" >> '{folder}/postgresql.conf'
-            pg_ctl start --silent --wait --pgdata '{folder}' --log '{folder}/log'
-            """);
-        return standby.ConnectionString;
-    }
-
     private string Data => new NpgsqlConnectionStringBuilder(ConnectionString).Host!;
 
     private int Postmaster => int.Parse(File.ReadLines($"{Data}/postmaster.pid").First(), CultureInfo.InvariantCulture);
@@ -177,8 +150,23 @@ internal sealed class PostgresServer : IAsyncDisposable
         }
     }
 
-    // As the user that the server runs as, with its programs on the path.
-    private async Task RunAsync(string script)
+    /// <summary>Where a port that a server is given on this one's machine can be reached from here, and where it has to listen.</summary>
+    public (string Listen, int Listening, int Reached) Port(int port)
+    {
+        if (_server is PostgreSqlContainer container)
+        {
+            return ("*", port, container.GetMappedPublicPort(port));
+        }
+
+        var free = FreePort();
+        return ("127.0.0.1", free, free);
+    }
+
+    /// <summary>A folder on the server's machine, which is gone with it.</summary>
+    public string Folder => _server is PostgreSqlContainer ? "/tmp" : Data;
+
+    /// <summary>Runs a script on the server's machine, as the user that it runs as, with its programs on the path.</summary>
+    public async Task RunAsync(string script)
     {
         if (_server is PostgreSqlContainer container)
         {
@@ -214,7 +202,9 @@ internal sealed class PostgresServer : IAsyncDisposable
         {
             var container = new PostgreSqlBuilder(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? "postgres:17")
                 .WithPortBinding(FreePort(), PostgreSqlBuilder.PostgreSqlPort)
-                .WithPortBinding(StandbyPort, assignRandomHostPort: true)
+                .WithPortBinding(PostgresCluster.Ports[0], assignRandomHostPort: true)
+                .WithPortBinding(PostgresCluster.Ports[1], assignRandomHostPort: true)
+                .WithPortBinding(PostgresCluster.Ports[2], assignRandomHostPort: true)
                 .Build();
             await container.StartAsync();
             return (container, null);

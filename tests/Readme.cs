@@ -7,7 +7,11 @@ internal static class Readme
 {
     private static readonly string s_text = File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "README.md"));
 
-    /// <summary>The only fenced block of this language.</summary>
-    public static string Block(string language) =>
-        Assert.Single(Regex.Matches(s_text, $@"^```{language}\n(.*?)^```$", RegexOptions.Multiline | RegexOptions.Singleline)).Groups[1].Value;
+    /// <summary>The only fenced block of this language that holds this text.</summary>
+    public static string Block(string language, string text) => Assert.Single(
+        Regex.Matches(s_text, $@"^```{language}\n(.*?)^```$", RegexOptions.Multiline | RegexOptions.Singleline).Select(block => block.Groups[1].Value),
+        block => block.Contains(text, StringComparison.Ordinal));
+
+    /// <summary>What its connection string for this host sets, between the host and the database.</summary>
+    public static string ConnectionOptions(string host) => Regex.Match(s_text, $"Host={Regex.Escape(host)};(.+?);Database=platform").Groups[1].Value;
 }

@@ -30,9 +30,11 @@ internal sealed class TestDatabase
     }.ConnectionString;
 
     /// <summary>The service's own tables, made by its own migration.</summary>
-    public static async Task<TestDatabase> OfTablesAsync(PostgresServer server)
+    public static Task<TestDatabase> OfTablesAsync(PostgresServer server) => OfTablesAsync(server.ConnectionString);
+
+    public static async Task<TestDatabase> OfTablesAsync(string superuserConnectionString)
     {
-        var database = new TestDatabase(await server.CreateDatabaseAsync(), isViews: false);
+        var database = new TestDatabase(await PostgresServer.CreateDatabaseAsync(superuserConnectionString), isViews: false);
         await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None);
         await database.CreateServiceLoginAsync();
         return database;
@@ -50,7 +52,7 @@ internal sealed class TestDatabase
                 id uuid, workspace_id uuid, label text, oauth_token text, base_url text, state text, created_at timestamptz);
             create table public.workspace_users (workspace_id uuid, user_id text);
             """);
-        await database.ExecuteAsync(Readme.Block("sql"));
+        await database.ExecuteAsync(Readme.Block("sql", "create view"));
         await database.CreateServiceLoginAsync();
         return database;
     }

@@ -46,6 +46,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     private const int MaxAttempts = 3;
     private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
 
+    // Null where there is one server.
+    private readonly NpgsqlMultiHostDataSource? _servers = dataSource as NpgsqlMultiHostDataSource;
+
     /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that is out of its caller's reach.</summary>
     /// <exception cref="NpgsqlException">The database could not be asked, or refused the statement.</exception>
     public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken)
@@ -85,14 +88,24 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             {
                 await Task.Delay(s_pause * attempt, command.CancellationToken);
             }
+            catch (NpgsqlException exception) when (attempt < MaxAttempts && _servers is not null && IsOfNoServer(exception))
+            {
+                // Those that have been away would be asked again only after Host Recheck Seconds.
+                _servers.ClearDatabaseStates();
+                await Task.Delay(s_pause * attempt, command.CancellationToken);
+            }
         }
     }
 
-    // A session that the server has ended while it was pooled, or a statement prepared before the schema changed. Reading again
-    // changes nothing, and what has taken its time to fail is not tried again.
-    private static bool MayPass(NpgsqlException exception) =>
-        exception is { IsTransient: true, InnerException: not TimeoutException }
-        || exception.SqlState is PostgresErrorCodes.FeatureNotSupported;
+    // A session that the server has ended while it was pooled (by PgBouncer: 08P01), or a statement prepared before the schema changed
+    // (0A000). Reading again changes nothing. What has taken its time to fail is not tried again, unless there is another server to try it on.
+    private bool MayPass(NpgsqlException exception) =>
+        (exception.IsTransient && (_servers is not null || exception.InnerException is not TimeoutException))
+        || exception.SqlState is PostgresErrorCodes.ProtocolViolation or PostgresErrorCodes.FeatureNotSupported;
+
+    // Of several servers, none that was not known to be away could be connected to.
+    private static bool IsOfNoServer(NpgsqlException exception) =>
+        exception is not PostgresException && exception.InnerException is null or AggregateException;
 
     private sealed record Row(
         long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)

@@ -19,15 +19,18 @@ public static class ConnectionStrings
     /// write; and one bound inside the other: the server gives a statement up, then Npgsql does, then the request ends.
     /// </summary>
     /// <param name="limits">Waiting for the pool and connecting share 2 fifths of the time for an answer.</param>
-    internal static string ServiceDefaults(LookupLimits limits)
+    /// <param name="servers">Of several, each gets half of that, as another is asked where one does not answer.</param>
+    internal static string ServiceDefaults(LookupLimits limits, int servers)
     {
-        var seconds = Math.Max(1, (int)(limits.AnswerTimeout.TotalSeconds * 0.4));
-        var milliseconds = (int)(limits.AnswerTimeout.TotalMilliseconds * 0.3);
+        var perServer = limits.AnswerTimeout / Math.Min(servers, 2);
+        var seconds = Math.Max(1, (int)(perServer.TotalSeconds * 0.4));
+        var milliseconds = (int)(perServer.TotalMilliseconds * 0.3);
 
-        // A cancellation is sent but not waited for: the server ends slow statements by itself, so what is left are clients that
-        // have hung up, and a frozen server, which would never agree. Nothing is left in a session that would need a reset.
+        // A cancellation is sent but hardly waited for, for a millisecond: the server ends slow statements by itself, so what is left are
+        // clients that have hung up, and a frozen server, which would never agree. Not to wait at all (-1) would leave its sessions in
+        // the pool. Nothing is left in a session that would need a reset.
         return $"Application Name=calcom-accounts;Maximum Pool Size={limits.MaxStatementsInFlight + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
-            + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=-1;No Reset On Close=true;"
+            + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"
             + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds};";
     }
 

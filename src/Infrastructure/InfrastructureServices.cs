@@ -18,7 +18,8 @@ public static class InfrastructureServices
     public static IServiceCollection AddInfrastructure(this IServiceCollection services, string connectionString, LookupLimits limits)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
-        var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.ServiceDefaults(limits));
+        var servers = ConnectionStrings.Parse(connectionString, defaults: "").Host!.Split(',').Length;
+        var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.ServiceDefaults(limits, servers));
 
         // Of a server that is frozen, Npgsql blocks a thread for each session while it cancels its command, and another where the
         // request is given up as well. Beyond this number new threads come too slowly for anybody else to be answered in time.

@@ -1,0 +1,147 @@
+using System.Net.Sockets;
+using Dapper;
+using Microsoft.Extensions.Logging;
+using Npgsql;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>The service behind a real PgBouncer in transaction mode, by the connection string that the README shows.</summary>
+public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
+{
+    private const int Sessions = 2;
+
+    private readonly Guid _org = Guid.NewGuid();
+
+    [FactWith(PgBouncer.Program)]
+    public async Task EveryOutcomeIsRead()
+    {
+        using var bouncer = await StartBouncerAsync();
+        await using var service = await StartServiceAsync(bouncer);
+        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var agents = new[] { await fixture.Tables.AddAgentAsync(_org), await fixture.Tables.AddAgentAsync(_org, account), await fixture.Tables.AddAgentAsync(_org) };
+        await fixture.Tables.AddKeyAsync(agents[0], new());
+
+        foreach (var (agent, type) in agents.Zip(["agent", "org_linked", "none"]))
+        {
+            Assert.Contains($"\"type\":\"{type}\"", (await service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body, StringComparison.Ordinal);
+        }
+
+        Assert.Equal(404, (await service.GetAccountAsync(agents[0], Tokens.OfOrganization(Guid.NewGuid()))).Status);
+        Assert.Equal(200, (await service.SendAsync("GET", "/health/ready")).Status);
+    }
+
+    [FactWith(PgBouncer.Program)]
+    public async Task InstancesShareFewSessions_AndTheirEndCostsNoRequest()
+    {
+        using var bouncer = await StartBouncerAsync();
+        using var errors = new CapturedLog(LogLevel.Error);
+        await using var one = await StartServiceAsync(bouncer, errors);
+        await using var other = await StartServiceAsync(bouncer, errors);
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        using var enough = new CancellationTokenSource();
+        var load = Enumerable.Range(0, 32).Select(index => Task.Run(async () =>
+        {
+            var statuses = new List<int>();
+            while (!enough.IsCancellationRequested)
+            {
+                statuses.Add((await (index % 2 is 0 ? one : other).GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
+            }
+
+            return statuses;
+        })).ToList();
+
+        await FaultTests.EventuallyAsync(async () => (await one.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status is 200, TimeSpan.FromSeconds(5));
+        var sessions = new List<long>();
+        for (var i = 0; i < 10; i++)
+        {
+            await Task.Delay(200);
+            sessions.Add((await fixture.Tables.QueryAsync<long>($"select count(pg_terminate_backend(pid)) from pg_stat_activity where {OfTheService}"))[0]);
+        }
+
+        await Task.Delay(200);
+        await enough.CancelAsync();
+        var answers = (await Task.WhenAll(load)).SelectMany(statuses => statuses);
+        Assert.True(answers.All(status => status is 200), string.Join('\n', errors.Lines.Distinct()));
+        Assert.All(sessions, count => Assert.InRange(count, 1, Sessions));
+    }
+
+    [FactWith(PgBouncer.Program)]
+    public async Task ASessionThatItEndsCostsNoRequest()
+    {
+        using var bouncer = await StartBouncerAsync("query_timeout = 0.3");
+        await using var service = await StartServiceAsync(bouncer);
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        await using var locking = new NpgsqlConnection(fixture.Tables.OwnerConnectionString);
+        await locking.OpenAsync();
+        await using var transaction = await locking.BeginTransactionAsync();
+        await using (var command = new NpgsqlCommand("lock table calcom.org_members", locking, transaction))
+        {
+            await command.ExecuteNonQueryAsync();
+        }
+
+        var asked = service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+        await Task.Delay(1000);
+        await transaction.RollbackAsync();
+
+        Assert.Equal(200, (await asked).Status);
+    }
+
+    [FactWith(PgBouncer.Program)]
+    public async Task TheLoginSetsWhatTheOptionsWould()
+    {
+        using var bouncer = await StartBouncerAsync();
+        await fixture.Tables.ExecuteAsync(Readme.Block("sql", "alter role").Replace("calcom_service", TestDatabase.ServiceLogin, StringComparison.Ordinal));
+        await using var connection = new NpgsqlConnection(ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer")));
+
+        Assert.Equal("on 1500ms 1500ms", await connection.ExecuteScalarAsync<string>(
+            "select concat_ws(' ', current_setting('default_transaction_read_only'), current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'))"));
+    }
+
+    [FactWith(PgBouncer.Program)]
+    public async Task WithoutWhatTheReadmeSetsItIsRefused()
+    {
+        using var bouncer = await StartBouncerAsync();
+        await using var service = await TestService.StartAsync(ConnectionString(bouncer, "Port=6432"));
+
+        Assert.Equal(500, (await service.GetAccountAsync(await fixture.Tables.AddAgentAsync(_org), Tokens.OfOrganization(_org))).Status);
+    }
+
+    private string OfTheService =>
+        $"usename = '{TestDatabase.ServiceLogin}' and datname = '{new NpgsqlConnectionStringBuilder(fixture.Tables.OwnerConnectionString).Database}' and pid <> pg_backend_pid()";
+
+    private async Task<PgBouncer> StartBouncerAsync(string setting = "")
+    {
+        var bouncer = await PgBouncer.StartAsync(new(fixture.Tables.ServiceConnectionString), Sessions, setting);
+        await FaultTests.EventuallyAsync(() => Task.FromResult(Listens(bouncer.Port)), TimeSpan.FromSeconds(5));
+        return bouncer;
+    }
+
+    private Task<TestService> StartServiceAsync(PgBouncer bouncer, CapturedLog? errors = null) => TestService.StartAsync(
+        ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer")),
+        configure: builder =>
+        {
+            if (errors is not null)
+            {
+                builder.Logging.AddProvider(errors);
+            }
+        });
+
+    private string ConnectionString(PgBouncer bouncer, string options)
+    {
+        var server = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString);
+        return $"Host=127.0.0.1;{options};Port={bouncer.Port};Database={server.Database};Username={server.Username};Password={server.Password}";
+    }
+
+    private static bool Listens(int port)
+    {
+        try
+        {
+            using var client = new TcpClient("127.0.0.1", port);
+            return true;
+        }
+        catch (SocketException)
+        {
+            return false;
+        }
+    }
+}
