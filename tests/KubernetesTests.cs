@@ -1,0 +1,134 @@
+using System.Diagnostics;
+using System.Net;
+using System.Text.RegularExpressions;
+using k8s;
+using k8s.Models;
+
+namespace CalcomAccounts.Tests;
+
+/// <summary>The manifests, as kustomize renders them, fit each other, the image and the service. .ci/kubernetes holds them against the schemas.</summary>
+public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
+{
+    private const string Kubectl = "/usr/bin/kubectl";
+
+    [FactWith(Kubectl)]
+    public async Task TheyAreWhatTheReadmeSays()
+    {
+        Assert.Equal(
+            ["ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"],
+            (await RenderAsync("")).Select(manifest => manifest.Kind).Order());
+        Assert.Equal(["Job"], (await RenderAsync("migrate")).Select(manifest => manifest.Kind));
+    }
+
+    [FactWith(Kubectl)]
+    public async Task SelectorsFindThePods_AndNothingElse()
+    {
+        var manifests = await RenderAsync("");
+        var pods = Of<V1Deployment>(manifests).Spec.Template;
+
+        foreach (var selector in new[]
+        {
+            Of<V1Deployment>(manifests).Spec.Selector.MatchLabels,
+            Of<V1Service>(manifests).Spec.Selector,
+            Of<V1PodDisruptionBudget>(manifests).Spec.Selector.MatchLabels,
+            Of<V1NetworkPolicy>(manifests).Spec.PodSelector.MatchLabels,
+            Assert.Single(pods.Spec.TopologySpreadConstraints).LabelSelector.MatchLabels,
+        })
+        {
+            Assert.Equal(pods.Metadata.Labels, selector);
+        }
+
+        Assert.NotEqual(pods.Metadata.Labels, Of<V1Job>(await RenderAsync("migrate")).Spec.Template.Metadata.Labels);
+        var scaled = Of<V2HorizontalPodAutoscaler>(manifests).Spec.ScaleTargetRef;
+        Assert.Equal(("apps/v1", "Deployment", Of<V1Deployment>(manifests).Metadata.Name), (scaled.ApiVersion, scaled.Kind, scaled.Name));
+        Assert.Null(Of<V1Deployment>(manifests).Spec.Replicas);
+    }
+
+    [FactWith(Kubectl)]
+    public async Task PodsNeedNoPrivilege_AsTheImageDoesNot()
+    {
+        var user = Regex.Match(await DockerfileAsync(), @"^USER (\d+):(\d+)$", RegexOptions.Multiline);
+        foreach (var pod in new[] { Of<V1Deployment>(await RenderAsync("")).Spec.Template.Spec, Of<V1Job>(await RenderAsync("migrate")).Spec.Template.Spec })
+        {
+            var container = Assert.Single(pod.Containers);
+            Assert.Equal((true, user.Groups[1].Value, user.Groups[2].Value), (pod.SecurityContext.RunAsNonRoot, $"{pod.SecurityContext.RunAsUser}", $"{pod.SecurityContext.RunAsGroup}"));
+            Assert.Equal(("RuntimeDefault", false), (pod.SecurityContext.SeccompProfile.Type, pod.AutomountServiceAccountToken));
+            Assert.Equal((false, true), (container.SecurityContext.AllowPrivilegeEscalation, container.SecurityContext.ReadOnlyRootFilesystem));
+            Assert.Equal(["ALL"], container.SecurityContext.Capabilities.Drop);
+            Assert.Equal(["cpu", "memory"], container.Resources.Requests.Keys.Order());
+            Assert.Equal(["memory"], container.Resources.Limits.Keys);
+        }
+    }
+
+    [FactWith(Kubectl)]
+    public async Task ProbesAskWhatTheServiceAnswers_WhereItListens()
+    {
+        var manifests = await RenderAsync("");
+        var pod = Of<V1Deployment>(manifests).Spec.Template.Spec;
+        var container = Assert.Single(pod.Containers);
+        var ports = container.Ports.ToDictionary(port => port.Name, port => $"{port.ContainerPort}");
+
+        Assert.Equal(Regex.Match(await DockerfileAsync(), @"ASPNETCORE_HTTP_PORTS=(\d+)").Groups[1].Value, ports["http"]);
+        Assert.Equal(container.Env.Single(variable => variable.Name is "OTEL_EXPORTER_PROMETHEUS_PORT").Value, ports["metrics"]);
+        Assert.Equal("http", Assert.Single(Of<V1Service>(manifests).Spec.Ports).TargetPort.Value);
+        foreach (var (probe, path) in new[] { (container.StartupProbe, "live"), (container.LivenessProbe, "live"), (container.ReadinessProbe, "ready") })
+        {
+            Assert.Equal(("http", $"/health/{path}"), (probe.HttpGet.Port.Value, probe.HttpGet.Path));
+            Assert.Equal(200, (await fixture.Service.SendAsync("GET", probe.HttpGet.Path)).Status);
+        }
+
+        // Readiness is answered within 2 seconds, and a stop within 15.
+        Assert.True(container.ReadinessProbe.TimeoutSeconds > 2);
+        Assert.True(pod.TerminationGracePeriodSeconds > 15);
+    }
+
+    [FactWith(Kubectl)]
+    public async Task TheServiceStartsWithWhatTheySet()
+    {
+        var manifests = await RenderAsync("");
+        var container = Assert.Single(Of<V1Deployment>(manifests).Spec.Template.Spec.Containers);
+        Assert.Equal([Of<V1ConfigMap>(manifests).Metadata.Name, "calcom-accounts"], container.EnvFrom.Select(from => from.ConfigMapRef?.Name ?? from.SecretRef.Name));
+        var metrics = $"{PostgresServer.FreePort()}";
+        using var process = ServiceProcess.Start(
+            ["--urls=http://127.0.0.1:0"],
+            new(Of<V1ConfigMap>(manifests).Data.Concat(container.Env.Select(variable => KeyValuePair.Create(variable.Name, variable.Value))))
+            {
+                ["ConnectionStrings__CalcomAccounts"] = fixture.Tables.ServiceConnectionString,
+                ["OTEL_EXPORTER_PROMETHEUS_PORT"] = metrics,
+            });
+        var url = await process.WaitForUrlAsync();
+        using var client = new HttpClient();
+
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"{url}/health/ready"))).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"http://127.0.0.1:{metrics}/metrics"))).StatusCode);
+    }
+
+    [FactWith(Kubectl)]
+    public async Task TheJobMigrates()
+    {
+        var job = Of<V1Job>(await RenderAsync("migrate"));
+        var container = Assert.Single(job.Spec.Template.Spec.Containers);
+        using var migrate = ServiceProcess.Start([.. container.Args], new() { ["ConnectionStrings__CalcomAccounts"] = await fixture.Server.CreateDatabaseAsync() });
+
+        Assert.Equal((0, ""), (await migrate.WaitForExitAsync(), migrate.Errors));
+        Assert.StartsWith("applied ", migrate.Output, StringComparison.Ordinal);
+        Assert.Equal("calcom-accounts-owner", Assert.Single(container.EnvFrom).SecretRef.Name);
+    }
+
+    private static T Of<T>(IEnumerable<IKubernetesObject> manifests) => Assert.Single(manifests.OfType<T>());
+
+    private static Task<string> DockerfileAsync() => File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "Dockerfile"));
+
+    // Strictly: a field that the API does not know is an error.
+    private static async Task<IReadOnlyList<IKubernetesObject>> RenderAsync(string folder)
+    {
+        using var kubectl = Process.Start(new ProcessStartInfo(Kubectl, ["kustomize", Path.Combine(ServiceProcess.Repository, "src", "Api", "Kubernetes", folder)])
+        {
+            RedirectStandardOutput = true,
+        })!;
+        var yaml = await kubectl.StandardOutput.ReadToEndAsync();
+        await kubectl.WaitForExitAsync();
+        Assert.Equal(0, kubectl.ExitCode);
+        return [.. KubernetesYaml.LoadAllFromString(yaml, strict: true).Cast<IKubernetesObject>()];
+    }
+}
