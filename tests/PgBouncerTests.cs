@@ -89,9 +89,12 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     [FactWith(PgBouncer.Program)]
     public async Task TheLoginSetsWhatTheOptionsWould()
     {
-        using var bouncer = await StartBouncerAsync();
-        await fixture.Tables.ExecuteAsync(Readme.Block("sql", "alter role").Replace("calcom_service", TestDatabase.ServiceLogin, StringComparison.Ordinal));
-        await using var connection = new NpgsqlConnection(ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer")));
+        // Not the one that all tests share.
+        var login = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString) { Username = $"login_{Guid.NewGuid():N}" };
+        await fixture.Tables.ExecuteAsync($"create role {login.Username} login password '{login.Password}' in role calcom_reader");
+        await fixture.Tables.ExecuteAsync(Readme.Block("sql", "alter role").Replace("calcom_service", login.Username, StringComparison.Ordinal));
+        using var bouncer = await StartBouncerAsync(login: login);
+        await using var connection = new NpgsqlConnection(ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer"), login));
 
         Assert.Equal("on 1500ms 1500ms", await connection.ExecuteScalarAsync<string>(
             "select concat_ws(' ', current_setting('default_transaction_read_only'), current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'))"));
@@ -109,9 +112,9 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     private string OfTheService =>
         $"usename = '{TestDatabase.ServiceLogin}' and datname = '{new NpgsqlConnectionStringBuilder(fixture.Tables.OwnerConnectionString).Database}' and pid <> pg_backend_pid()";
 
-    private async Task<PgBouncer> StartBouncerAsync(string setting = "")
+    private async Task<PgBouncer> StartBouncerAsync(string setting = "", NpgsqlConnectionStringBuilder? login = null)
     {
-        var bouncer = await PgBouncer.StartAsync(new(fixture.Tables.ServiceConnectionString), Sessions, setting);
+        var bouncer = await PgBouncer.StartAsync(login ?? new(fixture.Tables.ServiceConnectionString), Sessions, setting);
         await FaultTests.EventuallyAsync(() => Task.FromResult(Listens(bouncer.Port)), TimeSpan.FromSeconds(5));
         return bouncer;
     }
@@ -126,10 +129,10 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
             }
         });
 
-    private string ConnectionString(PgBouncer bouncer, string options)
+    private string ConnectionString(PgBouncer bouncer, string options, NpgsqlConnectionStringBuilder? login = null)
     {
-        var server = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString);
-        return $"Host=127.0.0.1;{options};Port={bouncer.Port};Database={server.Database};Username={server.Username};Password={server.Password}";
+        login ??= new(fixture.Tables.ServiceConnectionString);
+        return $"Host=127.0.0.1;{options};Port={bouncer.Port};Database={login.Database};Username={login.Username};Password={login.Password}";
     }
 
     private static bool Listens(int port)
