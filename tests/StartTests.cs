@@ -232,9 +232,12 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 2, 4);
     }
 
-    [Fact]
-    public async Task HealthcheckSaysThatItNeedsAnHttpAddress() =>
-        await AssertRefusesAsync(["healthcheck", "--urls=https://localhost:1"], [], "https://localhost:1");
+    [Theory]
+    [InlineData("https://localhost:1")]
+    [InlineData("http://unix:/tmp/not-there")]
+    [InlineData("garbage")]
+    public async Task HealthcheckSaysThatItNeedsAnHttpAddress(string url) =>
+        await AssertRefusesAsync(["healthcheck", $"--urls={url}"], [], url, "no http address");
 
     [Fact]
     public async Task InDevelopmentTheRequestsThatAreOfferedFitTheConfiguredDatabase()

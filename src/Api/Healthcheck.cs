@@ -37,7 +37,8 @@ internal static class Healthcheck
         var configured = configuration["urls"] is { Length: > 0 } urls ? urls
             : configuration["http_ports"] is { Length: > 0 } ports ? $"http://*:{ports.Split(';')[0]}"
             : "http://localhost:5000";
-        var address = configured.Split(';').Select(BindingAddress.Parse).FirstOrDefault(address => address.Scheme is "http" && !address.IsUnixPipe)
+        var address = configured.Split(';').Where(url => url.StartsWith("http://", StringComparison.OrdinalIgnoreCase)).Select(BindingAddress.Parse)
+            .FirstOrDefault(address => !address.IsUnixPipe)
             ?? throw new StartupException($"nowhere to ask: {configured} has no http address");
         return new UriBuilder("http", IPAddress.TryParse(address.Host, out var host) && !IsAny(host) ? address.Host : "localhost", address.Port).Uri;
     }

@@ -11,8 +11,9 @@ internal readonly record struct Lookup(Guid AgentId, Caller Caller);
 /// <summary>Reads any number of agents in one statement.</summary>
 internal sealed class AgentReader(NpgsqlDataSource dataSource)
 {
-    // For each lookup that reaches its agent one row an account, or one of nulls where it has none. Another organization's
-    // account is not read, whatever the link says; a caller with neither organization nor subject would reach nothing.
+    // For each lookup that reaches its agent one row an account, or one of nulls where it has none. It is of one organization: the
+    // caller's, or a member's agent's own. Another's account is not read, whatever the link says; a caller with neither organization
+    // nor subject would reach nothing.
     internal const string Sql = """
         select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
                account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
@@ -21,14 +22,13 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             select id, org_id, org_account_id
             from calcom.agents
             where id = lookup.agent_id
+              and org_id = coalesce(
+                  lookup.org_id,
+                  (select org_id from calcom.agents where id = lookup.agent_id and lookup.subject is not null limit 1))
               and deleted_at is null
-              and case when lookup.subject is null
-                  then org_id = lookup.org_id
-                  else (lookup.org_id is null or org_id = lookup.org_id)
-                      and exists (
-                          select from calcom.org_members member
-                          where member.org_id = agents.org_id and member.subject = lookup.subject)
-                  end
+              and (lookup.subject is null or exists (
+                  select from calcom.org_members member
+                  where member.org_id = agents.org_id and member.subject = lookup.subject))
             offset 0 -- keeps a small table from being scanned and hashed whole for each statement
         ) agent on true
         left join lateral (
