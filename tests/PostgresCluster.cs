@@ -60,7 +60,12 @@ internal sealed class PostgresCluster : IAsyncDisposable
         return await reader.ExecuteScalarAsync<bool>("select pg_last_wal_replay_lsn() >= @written::pg_lsn", new { written });
     }
 
-    public ValueTask DisposeAsync() => _machine.DisposeAsync();
+    public async ValueTask DisposeAsync()
+    {
+        // One that a test has killed is gone already.
+        await _machine.RunAsync(string.Join('\n', _servers.Select(server => $"pg_ctl stop --silent --mode immediate --pgdata '{server.Folder}' || :")));
+        await _machine.DisposeAsync();
+    }
 
     private async Task AddAsync(int assigned)
     {

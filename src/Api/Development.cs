@@ -107,9 +107,9 @@ internal sealed class Development : IAsyncDisposable
             """);
     }
 
-    private static void Report(string step) => Console.WriteLine($"  {step} ...");
-
     public ValueTask DisposeAsync() => _database?.DisposeAsync() ?? ValueTask.CompletedTask;
+
+    private static void Report(string step) => Console.WriteLine($"  {step} ...");
 
     private async Task<IEnumerable<(string Outcome, string AgentId)>> ListQuestionsAsync(IServiceProvider services) =>
         _database is not null || await HasSampleDataAsync(services)

@@ -124,7 +124,6 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         string docker, string image, TimeSpan patience, Action<string>? progress, CancellationToken cancellationToken)
     {
         var description = $"PostgreSQL in Docker, image {image}";
-
         var name = $"calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
         var password = RandomNumberGenerator.GetHexString(32);
 
