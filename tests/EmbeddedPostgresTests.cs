@@ -377,8 +377,9 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
             {
                 return await _listener.AcceptSocketAsync();
             }
-            catch (SocketException)
+            catch (Exception exception) when (exception is SocketException or InvalidOperationException)
             {
+                // Stopped, while it waited or between two clients.
                 return null;
             }
         }
