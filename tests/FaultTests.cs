@@ -96,27 +96,16 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     public async Task AllSessionsTerminatedUnderLoadAreNoError()
     {
         setup.Errors.Lines.Clear();
-        using var enough = new CancellationTokenSource();
-        var load = Enumerable.Range(0, 32).Select(_ => Task.Run(async () =>
+        var answers = await Load.AskThroughAsync(32, async _ => (await AskAsync()).Status, async () =>
         {
-            var statuses = new List<int>();
-            while (!enough.IsCancellationRequested)
+            for (var i = 0; i < 5; i++)
             {
-                statuses.Add((await AskAsync()).Status);
+                await Task.Delay(200);
+                await ExecuteAsync(EndSessions);
             }
 
-            return statuses;
-        })).ToList();
-
-        for (var i = 0; i < 5; i++)
-        {
             await Task.Delay(200);
-            await ExecuteAsync(EndSessions);
-        }
-
-        await Task.Delay(200);
-        await enough.CancelAsync();
-        var answers = (await Task.WhenAll(load)).SelectMany(statuses => statuses);
+        });
         Assert.True(answers.All(status => status is 200), string.Join('\n', setup.Errors.Lines));
     }
 

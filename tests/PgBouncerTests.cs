@@ -38,31 +38,22 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
         await using var one = await StartServiceAsync(bouncer, errors);
         await using var other = await StartServiceAsync(bouncer, errors);
         var agent = await fixture.Tables.AddAgentAsync(_org);
-        using var enough = new CancellationTokenSource();
-        var load = Enumerable.Range(0, 32).Select(index => Task.Run(async () =>
+        var sessions = new List<long>();
+        var answers = await Load.AskThroughAsync(32, client => AskAsync(client % 2 is 0 ? one : other), async () =>
         {
-            var statuses = new List<int>();
-            while (!enough.IsCancellationRequested)
+            await FaultTests.EventuallyAsync(async () => await AskAsync(one) is 200, TimeSpan.FromSeconds(5));
+            for (var i = 0; i < 10; i++)
             {
-                statuses.Add((await (index % 2 is 0 ? one : other).GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
+                await Task.Delay(200);
+                sessions.Add((await fixture.Tables.QueryAsync<long>($"select count(pg_terminate_backend(pid)) from pg_stat_activity where {OfTheService}"))[0]);
             }
 
-            return statuses;
-        })).ToList();
-
-        await FaultTests.EventuallyAsync(async () => (await one.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status is 200, TimeSpan.FromSeconds(5));
-        var sessions = new List<long>();
-        for (var i = 0; i < 10; i++)
-        {
             await Task.Delay(200);
-            sessions.Add((await fixture.Tables.QueryAsync<long>($"select count(pg_terminate_backend(pid)) from pg_stat_activity where {OfTheService}"))[0]);
-        }
-
-        await Task.Delay(200);
-        await enough.CancelAsync();
-        var answers = (await Task.WhenAll(load)).SelectMany(statuses => statuses);
+        });
         Assert.True(answers.All(status => status is 200), string.Join('\n', errors.Lines.Distinct()));
         Assert.All(sessions, count => Assert.InRange(count, 1, Sessions));
+
+        async Task<int> AskAsync(TestService service) => (await service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status;
     }
 
     [FactWith(PgBouncer.Program)]

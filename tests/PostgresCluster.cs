@@ -9,7 +9,7 @@ internal sealed class PostgresCluster : IAsyncDisposable
     private const string Password = "only-in-tests";
 
     private readonly PostgresServer _machine;
-    private readonly List<(string Folder, string ConnectionString)> _servers = [];
+    private readonly List<(string Folder, int Port, string ConnectionString)> _servers = [];
 
     private PostgresCluster(PostgresServer machine) => _machine = machine;
 
@@ -71,8 +71,8 @@ internal sealed class PostgresCluster : IAsyncDisposable
     {
         var (listen, port, reached) = _machine.Port(assigned);
         var folder = $"{_machine.Folder}/cluster-{assigned}";
-        var make = _servers is [var (_, primary), ..]
-            ? $"pg_basebackup -h 127.0.0.1 -p $(sed -n 's/^port = //p' '{_servers[Primary].Folder}/postgresql.conf' | tail -1) -U postgres -D '{folder}' --write-recovery-conf --checkpoint=fast"
+        var make = _servers is [var primary, ..]
+            ? $"pg_basebackup -h 127.0.0.1 -p {primary.Port} -U postgres -D '{folder}' --write-recovery-conf --checkpoint=fast"
             : $"""
                echo '{Password}' > '{folder}.password'
                initdb --pgdata '{folder}' --username postgres --pwfile '{folder}.password' --auth scram-sha-256 --encoding UTF8 --no-locale --no-sync > /dev/null
@@ -85,13 +85,16 @@ internal sealed class PostgresCluster : IAsyncDisposable
             printf "port = {port}\nlisten_addresses = '{listen}'\nunix_socket_directories = ''\n" >> '{folder}/postgresql.conf'
             {Start(folder)}
             """);
-        _servers.Add((folder, $"Host=127.0.0.1;Port={reached};Username=postgres;Password={Password};Database=postgres"));
+        _servers.Add((folder, port, $"Host=127.0.0.1;Port={reached};Username=postgres;Password={Password};Database=postgres"));
     }
 
     private static string Start(string folder) => $"pg_ctl start --silent --wait --pgdata '{folder}' --log '{folder}.log'";
 
+    // While the first of them stands still, none of the others can come or go.
     private Task SignalAsync(string signal, int server) => _machine.RunAsync($"""
         read process < '{_servers[server].Folder}/postmaster.pid'
-        kill -{signal} $process $(cat /proc/$process/task/$process/children)
+        kill -STOP $process
+        until grep -q '^State:.T' /proc/$process/status; do :; done
+        kill -{signal} $(cat /proc/$process/task/$process/children) $process
         """);
 }

@@ -182,13 +182,17 @@ internal sealed class PostgresServer : IAsyncDisposable
             RedirectStandardError = true,
             WorkingDirectory = "/",
         })!;
+        var errors = await shell.StandardError.ReadToEndAsync();
         await shell.WaitForExitAsync();
-        Assert.True(shell.ExitCode is 0, script);
+        Assert.True(shell.ExitCode is 0, errors);
     }
 
     private Task SignalAsync(string signal)
     {
-        foreach (var process in ServiceProcess.ChildrenOf(Postmaster).Append(Postmaster))
+        // First of all the one that starts the others.
+        var postmaster = Postmaster;
+        ServiceProcess.Signal(signal, postmaster);
+        foreach (var process in ServiceProcess.ChildrenOf(postmaster))
         {
             ServiceProcess.Signal(signal, process);
         }

@@ -158,22 +158,12 @@ public sealed class ReplicaTests(ReplicaTests.Setup setup) : IClassFixture<Repli
     /// <summary>What 16 clients ask before, during and after it is all answered.</summary>
     private async Task AssertNoneFailsAsync(Func<Task> happening)
     {
-        using var enough = new CancellationTokenSource();
-        var clients = Enumerable.Range(0, 16).Select(_ => Task.Run(async () =>
+        var answers = await Load.AskThroughAsync(16, _ => AskAsync(), async () =>
         {
-            var statuses = new List<int>();
-            while (!enough.IsCancellationRequested)
-            {
-                statuses.Add(await AskAsync());
-            }
-
-            return statuses;
-        })).ToList();
-        await Task.Delay(500);
-        await happening();
-        await Task.Delay(1500);
-        await enough.CancelAsync();
-        var answers = (await Task.WhenAll(clients)).SelectMany(statuses => statuses);
+            await Task.Delay(500);
+            await happening();
+            await Task.Delay(1500);
+        });
         Assert.True(answers.All(status => status is 200), string.Join('\n', setup.Errors.Lines));
     }
 
