@@ -14,6 +14,9 @@ public static class ConnectionStrings
     // What readiness asks besides lookups.
     private const int OtherSessions = 2;
 
+    // Npgsql would try Kerberos' library for each new session. Images don't have it: an exception each, and a line on stderr.
+    private const string Defaults = "GSS Encryption Mode=Disable;";
+
     /// <summary>
     /// As many sessions as statements may be in flight, and a few; statements prepared with their first use; sessions that can't
     /// write; and one bound inside the other: the server gives a statement up, then Npgsql does, then the request ends.
@@ -29,17 +32,17 @@ public static class ConnectionStrings
         // A cancellation is sent but hardly waited for, for a millisecond: the server ends slow statements by itself, so what is left are
         // clients that have hung up, and a frozen server, which would never agree. Not to wait at all (-1) would leave its sessions in
         // the pool. Nothing is left in a session that would need a reset.
-        return $"Application Name=calcom-accounts;Maximum Pool Size={limits.MaxStatementsInFlight + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
+        return $"{Defaults}Application Name=calcom-accounts;Maximum Pool Size={limits.MaxStatementsInFlight + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
             + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"
             + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds};";
     }
 
     // Within the 15 seconds in which a migration that can't be done has to say so.
-    internal const string MigrationDefaults = "Application Name=calcom-accounts-migrate;Timeout=5;Pooling=false;";
+    internal const string MigrationDefaults = $"{Defaults}Application Name=calcom-accounts-migrate;Timeout=5;Pooling=false;";
 
     // Counting may take longer than answering.
     internal const string CheckDefaults =
-        "Application Name=calcom-accounts-check;Timeout=5;Pooling=false;Command Timeout=60;Options=-c default_transaction_read_only=on;";
+        $"{Defaults}Application Name=calcom-accounts-check;Timeout=5;Pooling=false;Command Timeout=60;Options=-c default_transaction_read_only=on;";
 
     /// <exception cref="StartupException">It is not a connection string; the message does not repeat it.</exception>
     internal static NpgsqlConnectionStringBuilder Parse(string connectionString, string defaults)
