@@ -102,8 +102,9 @@ internal sealed class TestDatabase
 
     public async Task ExecuteAsync(string sql, object? parameters = null)
     {
+        // A million rows take their time where the machine has other things to do.
         await using var connection = new NpgsqlConnection(OwnerConnectionString);
-        await connection.ExecuteAsync(sql, parameters);
+        await connection.ExecuteAsync(sql, parameters, commandTimeout: 300);
     }
 
     public async Task<IReadOnlyList<T>> QueryAsync<T>(string sql, object? parameters = null)
