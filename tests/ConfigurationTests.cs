@@ -60,6 +60,14 @@ public sealed class ConfigurationTests
     [InlineData("ConnectionStrings:CalcomAccounts", $"postgres://user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Passwort={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Port={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Target Session Attributes=prefer-standby;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Target Session Attributes")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Multiplexing=true;Pooling=false;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Pooling")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Minimum Pool Size=50;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: ")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=127.0.0.1:99999;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db1,:5432;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db1,,db2;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db:{Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts names a Host that is none")]
     [InlineData("AnswerTimeoutSeconds", "0", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
     [InlineData("AnswerTimeoutSeconds", "301", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
     [InlineData("MaxStatementsInFlight", "0", "MaxStatementsInFlight has to be a number from 1 to 64")]
@@ -93,6 +101,21 @@ public sealed class ConfigurationTests
 
         settings[Bearer + setting] = "";
         Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys", Refusal(settings));
+    }
+
+    [Theory]
+    [InlineData("Host=/run/postgresql")]
+    [InlineData("Host=@postgresql")]
+    [InlineData("Host=::1")]
+    [InlineData("Host=[::1]:5433")]
+    [InlineData("Host=my_db.internal:5433")]
+    [InlineData("Host=db1, 10.0.0.2:5433,fe80::1,/tmp;Target Session Attributes=prefer-standby;Load Balance Hosts=true")]
+    public void AServerMayBeNamedInEachWayThatNpgsqlKnows(string connectionString)
+    {
+        var settings = Complete;
+        settings["ConnectionStrings:CalcomAccounts"] = connectionString;
+
+        Assert.Null(Refusal(settings));
     }
 
     [Fact]

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Npgsql;
 
@@ -81,6 +82,20 @@ public sealed class HealthTests(ServiceFixture fixture)
         Assert.Contains("the database login can read api_key", await log.SingleLineAsync(), StringComparison.Ordinal);
         await using var development = await TestService.StartAsync(connectionString, new() { ["environment"] = "Development" });
         Assert.Equal((200, "Healthy"), await ReadyAsync(development));
+    }
+
+    [Fact]
+    public async Task AReadinessThatBreaksIsLogged()
+    {
+        var log = new CapturedLog(LogLevel.Error);
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, configure: builder =>
+        {
+            builder.Logging.AddProvider(log);
+            builder.Services.AddHealthChecks().Add(new("broken", _ => throw new InvalidOperationException("can't be made"), failureStatus: null, tags: null));
+        });
+
+        Assert.Equal(500, (await ReadyAsync(service)).Item1);
+        Assert.Contains("can't be made", await log.SingleLineAsync(), StringComparison.Ordinal);
     }
 
     private static async Task<(int, string)> ReadyAsync(TestService service)

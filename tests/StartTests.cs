@@ -189,6 +189,29 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         new() { ["ConnectionStrings__CalcomAccounts"] = $"Host=127.0.0.1;Port=1;Database=platform;Username=owner;Password={Secret}" },
         "127.0.0.1:1, database platform");
 
+    // Npgsql looks for the encoding no sooner than it is connected, and in vain.
+    [Fact]
+    public async Task WhatNpgsqlRefusesOnlyOnceConnectedIsSaidInOneLine_AndTheServiceComesUp()
+    {
+        var settings = Complete;
+        settings["ConnectionStrings__CalcomAccounts"] += ";Encoding=unheard-of";
+
+        await AssertRefusesAsync(["migrate"], settings, "could not migrate", "unheard-of");
+        using var check = ServiceProcess.Start(["check"], settings);
+        Assert.Equal((1, ""), (await check.WaitForExitAsync(), check.Errors));
+        Assert.Matches("FAIL +connection +.*unheard-of", check.Output);
+        foreach (var environment in new[] { "Production", "Development" })
+        {
+            settings["ASPNETCORE_ENVIRONMENT"] = environment;
+            using var process = ServiceProcess.Start([AnyPort], settings);
+            using var client = new HttpClient { BaseAddress = new(await process.WaitForUrlAsync()) };
+
+            Assert.Equal(HttpStatusCode.ServiceUnavailable, (await client.GetAsync(new Uri("/health/ready", UriKind.Relative))).StatusCode);
+            await process.WaitForLineAsync("unheard-of");
+            await process.WaitForLineAsync(environment is "Development" ? "OpenAPI page: " : "Application started");
+        }
+    }
+
     [Fact]
     public async Task MigrateByOneWhoMayNotSaysSo() => await AssertRefusesAsync(
         ["migrate"],

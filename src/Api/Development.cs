@@ -4,7 +4,6 @@ using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.IdentityModel.JsonWebTokens;
 using Microsoft.IdentityModel.Tokens;
-using Npgsql;
 
 namespace CalcomAccounts.Api;
 
@@ -125,9 +124,9 @@ internal sealed class Development : IAsyncDisposable
                 [.. SampleData.AgentIds.Values], Caller.OfSubject(Subject), patience.Token);
             return !agents.Contains(null);
         }
-        catch (Exception exception) when (exception is NpgsqlException or OperationCanceledException)
+        catch (Exception)
         {
-            // The database may be away at start.
+            // The database may be away at start, or refuse: the first request will log why.
             return false;
         }
     }

@@ -49,7 +49,7 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
 
         var status = context.Response.StatusCode;
         var route = (endpoint as RouteEndpoint)?.RoutePattern.RawText;
-        var level = route?.StartsWith("/health/", StringComparison.Ordinal) is true ? LogLevel.Debug
+        var level = failure is null && route?.StartsWith("/health/", StringComparison.Ordinal) is true ? LogLevel.Debug
             : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
             : LogLevel.Information;
         var decision = context.Features.Get<Decision>();

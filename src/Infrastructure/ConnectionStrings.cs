@@ -1,3 +1,4 @@
+using System.Net;
 using Npgsql;
 
 namespace CalcomAccounts.Infrastructure;
@@ -44,19 +45,29 @@ public static class ConnectionStrings
     internal const string CheckDefaults =
         $"{Defaults}Application Name=calcom-accounts-check;Timeout=5;Pooling=false;Command Timeout=60;Options=-c default_transaction_read_only=on;";
 
-    /// <exception cref="StartupException">It is not a connection string; the message does not repeat it.</exception>
+    /// <exception cref="StartupException">It is not a connection string, or one that can't be used; the message does not repeat it.</exception>
     internal static NpgsqlConnectionStringBuilder Parse(string connectionString, string defaults)
     {
+        var parsed = Read(connectionString, defaults);
+        if (string.IsNullOrWhiteSpace(parsed.Host))
+        {
+            throw new StartupException($"{Key} names no Host");
+        }
+
+        if (!parsed.Host.Split(',').All(IsServer))
+        {
+            throw new StartupException($"{Key} names a Host that is none; it has to be as in \"Host=db\", \"Host=db1,db2:5433\" or \"Host=/run/postgresql\"");
+        }
+
         try
         {
-            var parsed = new NpgsqlConnectionStringBuilder(defaults + connectionString);
-            return string.IsNullOrWhiteSpace(parsed.Host)
-                ? throw new StartupException($"{Key} names no Host")
-                : parsed;
+            // Which settings need or exclude each other Npgsql would say with the first request.
+            NpgsqlDataSource.Create(parsed).Dispose();
+            return parsed;
         }
-        catch (ArgumentException exception)
+        catch (Exception exception) when (exception is ArgumentException or NotSupportedException)
         {
-            throw new StartupException($"{Key} is not an Npgsql connection string, such as \"Host=db;Database=platform;Username=calcom_service;Password=…\"", exception);
+            throw new StartupException($"{Key} is not valid: {exception.Message.ReplaceLineEndings(" ")}", exception);
         }
     }
 
@@ -71,4 +82,23 @@ public static class ConnectionStrings
         { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
         _ => exception.Message,
     };
+
+    private static NpgsqlConnectionStringBuilder Read(string connectionString, string defaults)
+    {
+        try
+        {
+            return new(defaults + connectionString);
+        }
+        catch (ArgumentException exception)
+        {
+            throw new StartupException($"{Key} is not an Npgsql connection string, such as \"Host=db;Database=platform;Username=calcom_service;Password=…\"", exception);
+        }
+    }
+
+    // The folder of a socket, a socket without a file, or a name or address with a port or without.
+    private static bool IsServer(string host) =>
+        host.Trim() is var server
+        && (server is ['/' or '@', ..]
+            || IPAddress.TryParse(server, out _)
+            || (Uri.TryCreate($"tcp://{server}", UriKind.Absolute, out var address) && address.Authority.Length > 0 && address.PathAndQuery is "/" or ""));
 }

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Net.Sockets;
 using System.Text.Json;
 using CalcomAccounts.Application;
 using Dapper;
@@ -85,7 +84,7 @@ public static class DatabaseCheck
         """;
 
     /// <summary>Checks what it can; what depends on a check that has failed is left out.</summary>
-    /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string.</exception>
+    /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string, or one that can't be used.</exception>
     public static async Task<DatabaseReport> RunAsync(string connectionString, CancellationToken cancellationToken)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
@@ -103,7 +102,7 @@ public static class DatabaseCheck
                 data = await connection.QuerySingleAsync<DatabaseCounts>(DataSql);
             }
         }
-        catch (Exception exception) when (exception is NpgsqlException or SocketException or TimeoutException)
+        catch (Exception exception) when (exception is not OperationCanceledException)
         {
             checks.Add(new(checks is [] ? "connection" : "statement", false, ConnectionStrings.Explain(exception)));
         }

@@ -1,4 +1,3 @@
-using System.Net.Sockets;
 using Dapper;
 using DbUp;
 using DbUp.Engine;
@@ -41,7 +40,7 @@ public static class DatabaseMigrator
                 .PerformUpgrade();
             return result.Successful ? [.. result.Scripts.Select(FileName)] : throw result.Error;
         }
-        catch (Exception exception) when (exception is NpgsqlException or SocketException or TimeoutException)
+        catch (Exception exception) when (exception is not OperationCanceledException)
         {
             throw new StartupException($"could not migrate {ConnectionStrings.Describe(server)}: {Explain(exception)}", exception);
         }

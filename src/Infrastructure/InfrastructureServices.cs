@@ -14,7 +14,7 @@ public static class InfrastructureServices
     /// <param name="services">Where to.</param>
     /// <param name="connectionString">What it says wins over the service's own defaults.</param>
     /// <param name="limits">What the defaults stay within.</param>
-    /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string.</exception>
+    /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string, or one that can't be used.</exception>
     public static IServiceCollection AddInfrastructure(this IServiceCollection services, string connectionString, LookupLimits limits)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
