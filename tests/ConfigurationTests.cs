@@ -1,3 +1,4 @@
+using System.Text.RegularExpressions;
 using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
@@ -24,7 +25,7 @@ public sealed class ConfigurationTests
 
     public static TheoryData<string, string> Missing => new()
     {
-        { "ConnectionStrings:CalcomAccounts", "not configured: ConnectionStrings:CalcomAccounts" },
+        { "ConnectionStrings:CalcomAccounts", "not configured: ConnectionStrings:CalcomAccounts; --help shows one" },
         { Bearer + "ValidIssuer", $"not configured: {Bearer}ValidIssuer" },
         { Bearer + "ValidAudience", $"not configured: {Bearer}ValidAudience" },
         { Bearer + "SigningKeys", $"not configured: {Bearer}Authority or {Bearer}SigningKeys" },
@@ -55,6 +56,11 @@ public sealed class ConfigurationTests
     [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer is not valid: ")]
     [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer is not valid: ")]
     [InlineData(Bearer + "BackchannelTimeout", "soon", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "SaveToken", Secret, $"Authentication:Schemes:Bearer is not valid: String {Bearer}SaveToken was not recognized")]
+    [InlineData("Kestrel:Limits:MaxRequestBodySize", Secret, "Kestrel:Limits is not valid: Failed to convert configuration value Kestrel:Limits:MaxRequestBodySize")]
+    [InlineData("Kestrel:Limits:RequestHeadersTimeout", Secret, "Kestrel:Limits is not valid: Failed to convert configuration value Kestrel:Limits:RequestHeadersTimeout")]
+    [InlineData("Kestrel:Limits:MaxConcurrentConnections", "-4", "Kestrel:Limits is not valid: Value must be null or a positive number")]
+    [InlineData("Logging:LogLevel:Default", Secret, "the configuration is not valid: Configuration value Logging:LogLevel:Default")]
     [InlineData("ConnectionStrings:CalcomAccounts", "", "ConnectionStrings:CalcomAccounts names no Host")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Database=x;Password={Secret}", "ConnectionStrings:CalcomAccounts names no Host")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"postgres://user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
@@ -84,6 +90,20 @@ public sealed class ConfigurationTests
 
         Assert.StartsWith(refusal, message, StringComparison.Ordinal);
         Assert.DoesNotContain(Secret, message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void EverySettingOfTheReadmeMayBeAnArgument()
+    {
+        var table = Readme.Text.Split("## Configuration")[1].Split("\n\n").Single(block => block.StartsWith("| key |", StringComparison.Ordinal));
+        var settings = Regex.Matches(table, @"^\| `(?:--)?([\w:]+)", RegexOptions.Multiline).Select(row => row.Groups[1].Value).ToList();
+
+        Assert.Contains("AnswerTimeoutSeconds", settings);
+        Assert.All(settings, setting =>
+        {
+            string[] arguments = [$"--{setting}=1", $"--{setting}", "1"];
+            Assert.Equal(arguments, CommandLine.Parse(arguments, []).Settings);
+        });
     }
 
     [Theory]

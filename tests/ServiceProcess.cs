@@ -10,7 +10,7 @@ internal sealed class ServiceProcess : IDisposable
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
 
     // What the shell that runs the tests may have set for a service of its own.
-    private static readonly string[] s_settings = ["ASPNETCORE_", "DOTNET_ENVIRONMENT", "ConnectionStrings__", "Authentication__", "OTEL_"];
+    private static readonly string[] s_settings = ["ASPNETCORE_", "DOTNET_ENVIRONMENT", "ConnectionStrings__", "Authentication__", "Kestrel__", "OTEL_"];
 
     private readonly Process _process;
     private readonly ConcurrentQueue<string> _output = [];

@@ -2,6 +2,8 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
+using System.Security.Cryptography;
+using System.Security.Cryptography.X509Certificates;
 using System.Text.Json.Nodes;
 using CalcomAccounts.Infrastructure;
 using Npgsql;
@@ -17,9 +19,11 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
 
     private static readonly string s_signingKey = Convert.ToBase64String(Tokens.Key);
 
+    private string Service => fixture.Tables.ServiceConnectionString;
+
     private Dictionary<string, string> Complete => new()
     {
-        ["ConnectionStrings__CalcomAccounts"] = fixture.Tables.ServiceConnectionString,
+        ["ConnectionStrings__CalcomAccounts"] = Service,
         [Bearer + "ValidIssuer"] = Tokens.Issuer,
         [Bearer + "ValidAudience"] = Tokens.Audience,
         [Bearer + "SigningKeys__0__Issuer"] = Tokens.Issuer,
@@ -73,7 +77,66 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task AnUnknownCommandIsRefused() => await AssertRefusesAsync(["migrat"], Complete, "migrate", "check", "healthcheck", "--help");
+    public async Task ACertificateThatCanNotBeReadIsNamed_AndItsPasswordIsNot()
+    {
+        var file = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid()}.pfx");
+        using var key = ECDsa.Create();
+        using var certificate = new CertificateRequest("CN=localhost", key, HashAlgorithmName.SHA256).CreateSelfSigned(DateTimeOffset.UtcNow, DateTimeOffset.UtcNow.AddDays(1));
+        var settings = Complete;
+        settings["Kestrel__Endpoints__Https__Url"] = "https://127.0.0.1:0";
+        settings["Kestrel__Endpoints__Https__Certificate__Path"] = file;
+        settings["Kestrel__Endpoints__Https__Certificate__Password"] = Secret;
+        await AssertRefusesAsync([], settings, "can't listen", "Kestrel:Endpoints:Https:Certificate:Path");
+
+        await File.WriteAllBytesAsync(file, certificate.Export(X509ContentType.Pkcs12, "another"));
+        await AssertRefusesAsync([], settings, "can't listen", "password", "see Kestrel:Endpoints");
+
+        await File.WriteAllBytesAsync(file, certificate.Export(X509ContentType.Pkcs12, Secret));
+        using var process = ServiceProcess.Start([], settings);
+        Assert.StartsWith("https://127.0.0.1:", await process.WaitForUrlAsync(), StringComparison.Ordinal);
+        File.Delete(file);
+    }
+
+    [Fact]
+    public async Task ASettingsFileThatIsMalformedIsNamed()
+    {
+        var environment = $"E{Guid.NewGuid():N}";
+        var file = Path.Combine(AppContext.BaseDirectory, $"appsettings.{environment}.json");
+        await File.WriteAllTextAsync(file, $$"""{ "Password": "{{Secret}}", x }""");
+
+        await AssertRefusesAsync([$"--environment={environment}"], Complete, file, "LineNumber: 0");
+        File.Delete(file);
+    }
+
+    [Theory]
+    [InlineData("migrat", "'migrat'", "'migrate'", "'check'", "'healthcheck'")]
+    [InlineData("--dry-run migrate", "--dry-run")]
+    [InlineData("migrate --dry-run", "migrate", "--dry-run")]
+    [InlineData("migrate check", "migrate", "check")]
+    [InlineData("migrate -x=" + Secret, "migrate", "-x")]
+    [InlineData("check --jsom", "check", "--jsom")]
+    [InlineData("check --json=" + Secret, "check", "--json")]
+    [InlineData("healthcheck liv", "healthcheck", "liv")]
+    [InlineData("--port 5099", "--port")]
+    [InlineData("--url=" + Secret, "--url")]
+    [InlineData("--urls", "--urls")]
+    [InlineData("-p=" + Secret, "-p")]
+    [InlineData("Password=" + Secret, "'Password'")]
+    [InlineData("--ConnectionStrings__CalcomAccounts=" + Secret, "--ConnectionStrings__CalcomAccounts")]
+    public async Task AnArgumentThatWouldBeIgnoredIsRefused(string arguments, params string[] named) =>
+        await AssertRefusesAsync(arguments.Split(' '), Complete, [.. named, "see --help"]);
+
+    [Fact]
+    public async Task SettingsMayStandBeforeTheirCommand()
+    {
+        foreach (var setting in new[] { new[] { $"--ConnectionStrings:CalcomAccounts={Service}" }, ["--ConnectionStrings:CalcomAccounts", Service] })
+        {
+            using var check = ServiceProcess.Start([.. setting, "--environment=Staging", "check", "--json"]);
+
+            Assert.Equal((0, ""), (await check.WaitForExitAsync(), check.Errors));
+            Assert.Contains("\"ok\":true", check.Output, StringComparison.Ordinal);
+        }
+    }
 
     [Theory]
     [InlineData("--help")]
@@ -89,6 +152,22 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             ["migrate", "check", "healthcheck"],
             help.Output.Split("Commands:\n")[1].Split("\n\n")[0].Split('\n').Select(line => line.Trim().Split(' ')[0]));
         Assert.All(help.Output.Split('\n'), line => Assert.InRange(line.Length, 0, 130));
+    }
+
+    [Fact]
+    public async Task TheSettingsThatHelpShowsAreEnoughToServe()
+    {
+        using var help = ServiceProcess.Start(["--help"]);
+        await help.WaitForExitAsync();
+        var settings = help.Output.Split('\n').Where(line => line.StartsWith("  --", StringComparison.Ordinal)).Select(line => line.Trim().Split('=', 2))
+            .ToDictionary(setting => setting[0], setting => setting[1].Trim('"'));
+        settings["--urls"] = settings["--urls"].Replace("localhost:5001", "127.0.0.1:0", StringComparison.Ordinal);
+        settings["--ConnectionStrings:CalcomAccounts"] = Service;
+
+        using var process = ServiceProcess.Start([.. settings.Select(setting => $"{setting.Key}={setting.Value}")]);
+        using var client = new HttpClient { BaseAddress = new(await process.WaitForUrlAsync()) };
+
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri("/health/ready", UriKind.Relative))).StatusCode);
     }
 
     [Fact]
@@ -181,7 +260,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
 
     [Fact]
     public async Task MigrateWithoutADatabaseSaysWhichSettingIsMissing() =>
-        await AssertRefusesAsync(["migrate"], [], "ConnectionStrings:CalcomAccounts");
+        await AssertRefusesAsync(["migrate"], [], "ConnectionStrings:CalcomAccounts", "--help");
 
     [Fact]
     public async Task MigrateSaysWhichServerIsOutOfReach() => await AssertRefusesAsync(

@@ -166,7 +166,8 @@ internal static class Authentication
         }
         catch (Exception exception) when (exception is InvalidOperationException or ArgumentException or FormatException)
         {
-            throw new StartupException($"{Section} is not valid: {exception.Message}", exception);
+            throw new StartupException(
+                $"{Section} is not valid: {Program.Explain(exception, services.GetRequiredService<IConfiguration>())}", exception);
         }
     }
 

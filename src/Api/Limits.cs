@@ -1,11 +1,16 @@
 using System.Globalization;
+using System.Reflection;
 using CalcomAccounts.Infrastructure;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
 
 namespace CalcomAccounts.Api;
 
 /// <summary>What a connection, a request and a stop may take. What is configured wins.</summary>
 internal static class Limits
 {
+    /// <summary>Of the configuration: Kestrel's own limits.</summary>
+    public const string Section = "Kestrel:Limits";
+
     /// <returns>What a lookup may take.</returns>
     /// <exception cref="StartupException">A configured number makes no sense.</exception>
     public static LookupLimits Set(WebApplicationBuilder builder)
@@ -23,6 +28,7 @@ internal static class Limits
             TimeoutStatusCode = StatusCodes.Status500InternalServerError,
         });
 
+        CheckKestrel(configuration);
         builder.WebHost.ConfigureKestrel(kestrel =>
         {
             kestrel.AddServerHeader = false;
@@ -32,12 +38,25 @@ internal static class Limits
             kestrel.Limits.MaxRequestBufferSize = 1536 * 1024;
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(5);
             kestrel.Limits.MaxConcurrentConnections = 5000;
-            configuration.GetSection("Kestrel:Limits").Bind(kestrel.Limits);
+            configuration.GetSection(Section).Bind(kestrel.Limits);
         });
         return new(
             answerTimeout,
             ReadNumber(configuration, "MaxStatementsInFlight", otherwise: 2, "a number", max: 64),
             ReadNumber(configuration, "MaxQueuedLookups", otherwise: 4096, "a number", max: 1_000_000));
+    }
+
+    // Kestrel itself asks as late as it listens.
+    private static void CheckKestrel(ConfigurationManager configuration)
+    {
+        try
+        {
+            configuration.GetSection(Section).Bind(new KestrelServerLimits());
+        }
+        catch (Exception exception) when (exception is InvalidOperationException or TargetInvocationException)
+        {
+            throw new StartupException($"{Section} is not valid: {Program.Explain(exception, configuration)}", exception);
+        }
     }
 
     private static TimeSpan ReadSeconds(ConfigurationManager configuration, string key, int otherwise) =>

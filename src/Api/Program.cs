@@ -1,4 +1,4 @@
-using System.Net.Sockets;
+using System.Reflection;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using FluentValidation.AspNetCore;
@@ -10,24 +10,12 @@ namespace CalcomAccounts.Api;
 
 internal static class Program
 {
-    private const string Help = """
-        Usage: CalcomAccounts.Api [command] [--setting=value …]
-
-        Without a command it serves. In Development it does so without any setting, on a PostgreSQL of its own with sample data.
-
-        Commands:
-          migrate      brings the database to the current schema, as its owner
-          check        says whether the database will serve well, as the service's login; --json for machines
-          healthcheck  asks the service that runs here whether it is ready, or 'healthcheck live' whether it is live: for containers
-
-        Settings, here or in the environment, where ':' is '__'. The README has them all:
-          --urls=http://localhost:5001
-          --ConnectionStrings:CalcomAccounts="Host=db;Database=platform;Username=calcom_service;Password=…"
-          --Authentication:Schemes:Bearer:Authority=https://issuer.example
-          --Authentication:Schemes:Bearer:ValidAudience=calcom-accounts
-
-        A password is best kept out of arguments, which others can see.
-        """;
+    private static readonly Command[] s_commands =
+    [
+        new("migrate", Option: null, "brings the database to the current schema, as its owner", MigrateAsync),
+        new("check", Option: "--json", "says whether the database will serve well, as the service's login; --json for machines", CheckAsync),
+        new("healthcheck", Option: "live", "asks the service that runs here whether it is ready, or 'healthcheck live' whether it is live: for containers", HealthcheckAsync),
+    ];
 
     private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
 
@@ -35,16 +23,14 @@ internal static class Program
     {
         try
         {
-            return await (args switch
+            if (args.Any(arg => arg is "--help" or "-h" or "help"))
             {
-                _ when args.Any(arg => arg is "--help" or "-h" or "help") => PrintHelpAsync(),
-                ["migrate", .. var options] => MigrateAsync(options),
-                ["check", .. var options] => CheckAsync(options),
-                ["healthcheck", .. var options] => HealthcheckAsync(options),
-                [var word, ..] when !word.StartsWith('-') && !word.Contains('=') =>
-                    throw new StartupException($"unknown command '{word}'; there are 'migrate', 'check' and 'healthcheck', and without a command it serves: see --help"),
-                _ => ServeAsync(args),
-            });
+                await Console.Out.WriteLineAsync(Help);
+                return 0;
+            }
+
+            var (command, option, settings) = CommandLine.Parse(args, s_commands);
+            return await (command is null ? ServeAsync(settings) : command.RunAsync(option, CreateBuilder(settings).Configuration));
         }
         catch (StartupException exception)
         {
@@ -66,7 +52,7 @@ internal static class Program
         builder.Services.AddApplication();
         builder.Services.AddInfrastructure(
             builder.Configuration.GetConnectionString(ConnectionStrings.Name)
-            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}"),
+            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}; --help shows one"),
             lookupLimits);
         builder.Services.AddJwtAuthentication(builder.Configuration);
         builder.Services.AddErrorHandling();
@@ -83,7 +69,7 @@ internal static class Program
         Draining.Add(builder.Services);
         Telemetry.Add(builder);
 
-        var app = builder.Build();
+        var app = BuildHost(builder);
         app.Services.CheckJwtAuthentication();
 
         app.UseMiddleware<RequestLog>();
@@ -109,27 +95,53 @@ internal static class Program
         return app;
     }
 
-    private static async Task<int> PrintHelpAsync()
+    private static WebApplication BuildHost(WebApplicationBuilder builder)
     {
-        await Console.Out.WriteLineAsync(Help);
-        return 0;
+        try
+        {
+            return builder.Build();
+        }
+        catch (Exception exception) when (exception is not StartupException)
+        {
+            throw new StartupException($"the configuration is not valid: {Explain(exception, builder.Configuration)}", exception);
+        }
     }
 
-    private static async Task<int> ServeAsync(string[] args)
+    private static string Help => $"""
+        Usage: CalcomAccounts.Api [command] [--setting=value …]
+
+        Without a command it serves. In Development it does so without any setting, on a PostgreSQL of its own with sample data.
+
+        Commands:
+        {string.Join('\n', s_commands.Select(command => $"  {command.Name,-11}  {command.Does}"))}
+
+        Settings, here or in the environment, where ':' is '__'. The README has them all:
+          --urls=http://localhost:5001
+          --ConnectionStrings:CalcomAccounts="Host=db;Database=platform;Username=calcom_service;Password=…"
+          --Authentication:Schemes:Bearer:Authority=https://issuer.example
+          --Authentication:Schemes:Bearer:ValidAudience=calcom-accounts
+
+        A password is best kept out of arguments, which others can see.
+        """;
+
+    private static async Task<int> ServeAsync(string[] settings)
     {
         Console.SetOut(TextWriter.Synchronized(new PacedWriter(Console.OpenStandardOutput())));
 
-        var builder = CreateBuilder(args);
+        var builder = CreateBuilder(settings);
         await using var development = await Development.PrepareAsync(builder);
         await using var app = Build(builder);
         try
         {
             await app.StartAsync();
         }
-        catch (Exception exception) when (exception
-            is IOException or SocketException or FormatException or InvalidOperationException or ArgumentException)
+        catch (Exception exception) when (exception is not StartupException)
         {
-            throw new StartupException($"can't listen: {exception.Message.TrimEnd('.')}; choose an address with --urls, as in --urls http://localhost:5001", exception);
+            var sections = builder.Configuration.GetSection("Kestrel").GetChildren().Select(section => section.Path).Where(path => path != Limits.Section);
+            throw new StartupException(
+                $"can't listen: {Explain(exception, builder.Configuration)}; "
+                + (sections.Any() ? $"see {string.Join(" and ", sections)}" : "choose an address with --urls, as in --urls http://localhost:5001"),
+                exception);
         }
 
         if (development is not null)
@@ -141,42 +153,62 @@ internal static class Program
         return 0;
     }
 
-    private static async Task<int> MigrateAsync(string[] options)
+    private static async Task<int> MigrateAsync(string? option, IConfiguration configuration)
     {
-        var connectionString = ReadConnectionString(options, "the database to migrate, as its owner");
+        var connectionString = ReadConnectionString(configuration, "the database to migrate, as its owner");
         var applied = await DatabaseMigrator.MigrateAsync(connectionString, CancellationToken.None);
         Console.WriteLine(applied is [] ? "already at the current schema" : $"applied {string.Join(", ", applied)}");
         return 0;
     }
 
-    private static async Task<int> CheckAsync(string[] options)
+    private static async Task<int> CheckAsync(string? asJson, IConfiguration configuration)
     {
-        const string AsJson = "--json";
-        var connectionString = ReadConnectionString([.. options.Where(option => option is not AsJson)], "the database to check, as the service's login");
+        var connectionString = ReadConnectionString(configuration, "the database to check, as the service's login");
         var report = await DatabaseCheck.RunAsync(connectionString, CancellationToken.None);
-        Console.WriteLine(options.Contains(AsJson) ? CheckReport.ToJson(report) : CheckReport.ToText(report));
+        Console.WriteLine(asJson is null ? CheckReport.ToText(report) : CheckReport.ToJson(report));
         return report.Ok ? 0 : 1;
     }
 
-    private static async Task<int> HealthcheckAsync(string[] options)
+    private static async Task<int> HealthcheckAsync(string? state, IConfiguration configuration)
     {
-        const string Live = "live";
-        await Healthcheck.RunAsync(
-            CreateBuilder([.. options.Where(option => option is not Live)]).Configuration, options.Contains(Live) ? Live : "ready");
+        await Healthcheck.RunAsync(configuration, state ?? "ready");
         return 0;
     }
 
-    private static string ReadConnectionString(string[] options, string meaning) =>
-        CreateBuilder(options).Configuration.GetConnectionString(ConnectionStrings.Name)
-        ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, {meaning}");
+    private static string ReadConnectionString(IConfiguration configuration, string meaning) =>
+        configuration.GetConnectionString(ConnectionStrings.Name)
+        ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, {meaning}; --help shows one");
 
     /// <summary>The configuration: files beside the program, then the environment, then the arguments.</summary>
-    internal static WebApplicationBuilder CreateBuilder(string[] args) => WebApplication.CreateBuilder(new WebApplicationOptions
+    /// <exception cref="StartupException">A file is malformed, or a setting of the host's makes no sense.</exception>
+    internal static WebApplicationBuilder CreateBuilder(string[] settings)
     {
-        Args = Development.DefaultArguments(args),
-        ApplicationName = typeof(Program).Assembly.GetName().Name,
-        ContentRootPath = AppContext.BaseDirectory,
-    });
+        try
+        {
+            return WebApplication.CreateBuilder(new WebApplicationOptions
+            {
+                Args = Development.DefaultArguments(settings),
+                ApplicationName = typeof(Program).Assembly.GetName().Name,
+                ContentRootPath = AppContext.BaseDirectory,
+            });
+        }
+        catch (Exception exception) when (exception is not StartupException)
+        {
+            var cause = exception.GetBaseException();
+            throw new StartupException(
+                $"the configuration is not valid: {exception.Message}{(cause == exception ? "" : $" {cause.Message}")}", exception);
+        }
+    }
+
+    /// <summary>What ASP.NET Core refuses, with the key in place of a value that it quotes.</summary>
+    internal static string Explain(Exception exception, IConfiguration configuration)
+    {
+        var message = exception is TargetInvocationException { InnerException: { } cause } ? cause.Message : exception.Message;
+        return configuration.AsEnumerable()
+            .Where(setting => setting.Key.Contains(':') && setting.Value is { Length: > 0 })
+            .Aggregate(message, (text, setting) => text.Replace($"'{setting.Value}'", setting.Key, StringComparison.Ordinal))
+            .TrimEnd('.');
+    }
 
     private static Task SetHeaders(object state)
     {
