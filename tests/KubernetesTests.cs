@@ -6,7 +6,7 @@ using k8s.Models;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>The manifests, as kustomize renders them, fit each other, the image and the service. .ci/kubernetes holds them against the schemas.</summary>
+/// <summary>The manifests, as kustomize renders them, fit each other, the image and the service. .ci/npm holds them against the schemas.</summary>
 public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Kubectl = "/usr/bin/kubectl";
