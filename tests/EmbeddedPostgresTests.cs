@@ -244,7 +244,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Theory]
-    [InlineData("echo no such image >&2; exit 1", "echo 127.0.0.1:1", " failed: no such image")]
+    [InlineData("echo no such image >&2; exit 1", "echo 127.0.0.1:1", " failed: no such image; where Docker can't get the image, name one in CALCOM_ACCOUNTS_POSTGRES_IMAGE, or install PostgreSQL 14 or newer")]
     [InlineData("exit 0", "exit 1", " port ")]
     [InlineData("exit 0", "echo 127.0.0.1:1", "the PostgreSQL container did not answer within 0.3 seconds: ")]
     public async Task AContainerThatDoesNotStartIsSaidAndRemoved(string run, string port, string said)

@@ -382,6 +382,32 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
+    public async Task ProgressIsSeenWhilePostgresStarts()
+    {
+        var folder = Directory.CreateTempSubdirectory().FullName;
+        await File.WriteAllTextAsync($"{folder}/pg_ctl", "#!/bin/sh\n");
+        await File.WriteAllTextAsync(
+            $"{folder}/initdb",
+            $"""
+            #!/bin/sh
+            [ "$1" = --version ] && echo "initdb (PostgreSQL) 99.1" && exit
+            until [ -e {folder}/enough ]; do sleep 0.05; done
+            echo the disk is full >&2
+            exit 1
+            """);
+        await PasteAsync($"chmod -R 755 {folder}");
+
+        using var process = ServiceProcess.Start(
+            [AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development", ["PATH"] = $"{folder}:{Environment.GetEnvironmentVariable("PATH")}" });
+
+        await process.WaitForLineAsync($"  PostgreSQL 99.1 from {folder}: making its files ...");
+        await File.WriteAllTextAsync($"{folder}/enough", "");
+        Assert.Equal(1, await process.WaitForExitAsync());
+        Assert.Matches("^calcom-accounts: .+/initdb .+ failed: the disk is full$", process.Errors);
+        Directory.Delete(folder, recursive: true);
+    }
+
+    [Fact]
     public async Task AKilledRunLeavesNothingBehind_AndOneBesideItGoesOn()
     {
         using var other = ServiceProcess.DotnetRun([AnyPort]);

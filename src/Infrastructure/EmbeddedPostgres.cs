@@ -16,6 +16,8 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
 
+    private static readonly string s_wanted = $"PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer";
+
     private readonly Process _reaper;
 
     private EmbeddedPostgres(Process reaper, string connectionString, string description, string psqlCommand) =>
@@ -56,7 +58,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         }
 
         throw new StartupException(
-            $"no database: install PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
+            $"no database: install {s_wanted} (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
     }
 
     /// <summary>Stops the server and deletes its data.</summary>
@@ -131,11 +133,20 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         try
         {
             progress?.Invoke($"{description}: starting it, after a download the first time");
-            await RunAsync(
-                [docker, "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
-                    "--env", "POSTGRES_PASSWORD", image],
-                cancellationToken,
-                ("POSTGRES_PASSWORD", password));
+            try
+            {
+                await RunAsync(
+                    [docker, "run", "--detach", "--name", name, "--publish", $"127.0.0.1::{ContainerPort}",
+                        "--env", "POSTGRES_PASSWORD", image],
+                    cancellationToken,
+                    ("POSTGRES_PASSWORD", password));
+            }
+            catch (StartupException exception)
+            {
+                throw new StartupException(
+                    $"{exception.Message}; where Docker can't get the image, name one in {Machine.PostgresImageVariable}, or install {s_wanted}", exception);
+            }
+
             var address = await RunAsync([docker, "port", name, ContainerPort], cancellationToken);
             var connectionString =
                 $"Host=127.0.0.1;Port={address[(address.LastIndexOf(':') + 1)..].Trim()};Username=postgres;Password={password};Database=postgres";

@@ -7,11 +7,14 @@ namespace CalcomAccounts.Infrastructure;
 /// <param name="PostgresImage">The image to run in Docker; null for the default.</param>
 internal sealed record Machine(string Root, string Path, bool IsPrivileged, string? PostgresImage)
 {
+    /// <summary>The variable of the environment that names <see cref="PostgresImage"/>.</summary>
+    public const string PostgresImageVariable = "CALCOM_ACCOUNTS_POSTGRES_IMAGE";
+
     public static Machine This => new(
         "",
         Environment.GetEnvironmentVariable("PATH") ?? "",
         Environment.IsPrivilegedProcess,
-        Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"));
+        Environment.GetEnvironmentVariable(PostgresImageVariable));
 
     /// <summary>The first docker on <see cref="Path"/>; null where there is none.</summary>
     public string? Docker => FoldersOnPath.Select(folder => $"{folder}/docker").FirstOrDefault(File.Exists);
