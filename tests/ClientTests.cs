@@ -60,6 +60,25 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
+    public async Task AMemberOfSeveralOrganizationsNamesOneOfThem()
+    {
+        var subject = Guid.NewGuid().ToString();
+        var (here, elsewhere) = (await fixture.Tables.AddAgentAsync(_org), await fixture.Tables.AddAgentAsync(Guid.NewGuid()));
+        await fixture.Tables.AddMemberAsync(_org, subject);
+        using var http = Http(fixture.Service, Tokens.OfSubject(subject));
+        var client = new CalcomAccountsClient(http);
+
+        foreach (var (org, found) in new[] { ($"{_org}", true), ($"{Guid.NewGuid()}", false) })
+        {
+            var many = await client.GetAgentCalcomAccountsAsync(new() { Agent_ids = [$"{here}", $"{elsewhere}"], Org_id = org });
+            Assert.Equal([found, false], many.Data!.Accounts!.Select(one => one.Account is not null));
+
+            var single = client.GetAgentCalcomAccountAsync($"{here}", org);
+            Assert.Equal(found, await Record.ExceptionAsync(() => single) is null);
+        }
+    }
+
+    [Fact]
     public async Task EveryErrorHasItsType()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
@@ -89,20 +108,31 @@ public sealed class ClientTests(ServiceFixture fixture)
         }
 
         using var stranger = Http(fixture.Service, "x");
-        var refused = await Assert.ThrowsAsync<ApiException<UnauthorizedResponse>>(() => new CalcomAccountsClient(stranger).GetAgentCalcomAccountAsync(agent.ToString()));
-        Assert.Equal((401, false), (refused.StatusCode, refused.Result.Success));
-        Assert.Contains("Bearer", refused.Result.Message, StringComparison.Ordinal);
+        var strangers = new CalcomAccountsClient(stranger);
+        foreach (var ask in new Func<Task>[]
+        {
+            () => strangers.GetAgentCalcomAccountAsync(agent.ToString()), () => strangers.ExplainAgentCalcomAccountAsync(agent.ToString()),
+            () => strangers.GetAgentCalcomAccountsAsync(new() { Agent_ids = [agent.ToString()] }),
+        })
+        {
+            var refused = await Assert.ThrowsAsync<ApiException<UnauthorizedResponse>>(ask);
+            Assert.Equal((401, false), (refused.StatusCode, refused.Result.Success));
+            Assert.Contains("Bearer", refused.Result.Message, StringComparison.Ordinal);
+        }
     }
 
     [Fact]
-    public async Task TheReadmeGeneratesItAsTheseTestsDo()
+    public async Task TheReadmeGeneratesAndUsesItAsTheseTestsDo()
     {
         var project = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "tests", "CalcomAccounts.Tests.csproj"));
-        var readme = await File.ReadAllTextAsync(Path.Combine(AppContext.BaseDirectory, "README.md"));
-
         var options = Regex.Match(project, "openapi2csclient .*(/className:.+?)\"").Groups[1].Value;
+        Assert.Contains($"openapi2csclient /input:src/Api/openapi.json /output:CalcomAccountsClient.cs {options}\n", Readme.Text, StringComparison.Ordinal);
 
-        Assert.Contains($"openapi2csclient /input:src/Api/openapi.json /output:CalcomAccountsClient.cs {options}\n", readme, StringComparison.Ordinal);
+        var used = Regex.Match(Readme.Block("csharp", "new CalcomAccountsClient(http)"), "client\\.(\\w+)\\(\"([^\"]+)\"\\)\\)\\.Data;");
+        using var http = Http(fixture.Service);
+        Assert.Equal(nameof(CalcomAccountsClient.GetAgentCalcomAccountAsync), used.Groups[1].Value);
+        var error = await Assert.ThrowsAsync<ApiException<ErrorResponse>>(() => new CalcomAccountsClient(http).GetAgentCalcomAccountAsync(used.Groups[2].Value));
+        Assert.Equal("NOT_FOUND", error.Result.Code);
     }
 
     private HttpClient Http(TestService service, string? token = null) => new(new SocketsHttpHandler { UseProxy = false })
