@@ -8,6 +8,7 @@ FROM --platform=${BUILDPLATFORM:-linux/amd64} ${SDK_IMAGE} AS build
 ARG TARGETARCH
 WORKDIR /source
 COPY global.json Directory.Build.props Directory.Packages.props .editorconfig ./
+COPY src/Directory.Build.props src/
 COPY src/Domain/*.csproj src/Domain/packages.lock.json src/Domain/
 COPY src/Application/*.csproj src/Application/packages.lock.json src/Application/
 COPY src/Infrastructure/*.csproj src/Infrastructure/packages.lock.json src/Infrastructure/
