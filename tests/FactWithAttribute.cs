@@ -4,11 +4,12 @@ namespace CalcomAccounts.Tests;
 [AttributeUsage(AttributeTargets.Method)]
 internal sealed class FactWithAttribute : FactAttribute
 {
-    public FactWithAttribute(params string[] anyOf)
+    public FactWithAttribute(string program)
     {
-        if (!anyOf.Any(File.Exists) && Environment.GetEnvironmentVariable("CI") is not "true")
+        var folders = Environment.GetEnvironmentVariable("PATH")!.Split(':');
+        if (!folders.Any(folder => File.Exists(Path.Combine(folder, program))) && Environment.GetEnvironmentVariable("CI") is not "true")
         {
-            Skip = $"needs {string.Join(" or ", anyOf)}";
+            Skip = $"needs {program}";
         }
     }
 }

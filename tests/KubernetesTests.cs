@@ -9,7 +9,7 @@ namespace CalcomAccounts.Tests;
 /// <summary>The manifests, as kustomize renders them, fit each other, the image and the service. .ci/npm holds them against the schemas.</summary>
 public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
-    private const string Kubectl = "/usr/bin/kubectl";
+    private const string Kubectl = "kubectl";
 
     [FactWith(Kubectl)]
     public async Task TheyAreWhatTheReadmeSays()
