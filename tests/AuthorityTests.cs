@@ -103,6 +103,16 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
         Assert.Equal(401, (await service.GetAccountAsync(_agent, token: null)).Status);
         Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 1);
 
+        // Where no token is asked for, none is judged.
+        foreach (var (method, path, status) in new[]
+        {
+            ("GET", "/health/live", 200), ("GET", "/health/ready", 200), ("GET", "/swagger/v1/swagger.json", 200), ("GET", "/nowhere", 404),
+            ("PUT", TestService.AccountPath(_agent.ToString()), 405),
+        })
+        {
+            Assert.Equal((path, status), (path, (await service.SendAsync(method, path, token)).Status));
+        }
+
         silent.Stop();
         Assert.Equal(500, (await service.GetAccountAsync(_agent, token)).Status);
 

@@ -3,6 +3,7 @@ using System.Text.Json;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.Extensions.Options;
 using Microsoft.IdentityModel.JsonWebTokens;
@@ -99,6 +100,13 @@ internal static class Authentication
             {
                 OnMessageReceived = async context =>
                 {
+                    // Health, the OpenAPI page and what is no route are answered whatever token comes along.
+                    if (context.HttpContext.GetEndpoint()?.Metadata.GetMetadata<IAuthorizeData>() is null)
+                    {
+                        context.NoResult();
+                        return;
+                    }
+
                     var authorization = context.Request.Headers.Authorization.ToString();
                     if (!authorization.StartsWith(BearerPrefix, StringComparison.OrdinalIgnoreCase))
                     {
