@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Dapper;
@@ -31,6 +32,24 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
             i => Task.Run(() => DatabaseMigrator.MigrateAsync(databases[i % 2], CancellationToken.None))));
 
         Assert.Equal(2 * s_files.Length, applied.Sum(files => files.Count));
+    }
+
+    [Fact]
+    public async Task AMigrationThatAnotherHoldsUpSaysSo_AndRunsWhenThatHasEnded()
+    {
+        var database = await fixture.Server.CreateDatabaseAsync();
+        await using var connection = new NpgsqlConnection(database);
+        await connection.OpenAsync();
+        await using var transaction = await connection.BeginTransactionAsync();
+        await connection.ExecuteAsync("select pg_advisory_xact_lock(74085709344621)");
+
+        var started = Stopwatch.GetTimestamp();
+        var refusal = await Assert.ThrowsAsync<StartupException>(() => DatabaseMigrator.MigrateAsync(database, CancellationToken.None));
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 15);
+        Assert.EndsWith(": another migration has held it up for 8 seconds; try again when that has ended. Nothing was changed", refusal.Message, StringComparison.Ordinal);
+
+        await transaction.RollbackAsync();
+        Assert.Equal(s_files, await DatabaseMigrator.MigrateAsync(database, CancellationToken.None));
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using CalcomAccounts.Infrastructure;
 using Dapper;
 using Microsoft.Extensions.Logging;
 using Npgsql;
@@ -91,6 +92,18 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
 
         Assert.Equal("on 1500ms 1500ms", await connection.ExecuteScalarAsync<string>(
             "select concat_ws(' ', current_setting('default_transaction_read_only'), current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'))"));
+    }
+
+    // The README has it go past PgBouncer; who forgets that must not stand in the next one's way.
+    [FactWith(PgBouncer.Program)]
+    public async Task AMigrationThroughItHoldsUpNoOther()
+    {
+        var owner = new NpgsqlConnectionStringBuilder(await fixture.Server.CreateDatabaseAsync()) { Username = $"owner_{Guid.NewGuid():N}", Password = "only-in-tests" };
+        await fixture.Tables.ExecuteAsync($"create role {owner.Username} login createrole password '{owner.Password}'; alter database {owner.Database} owner to {owner.Username}");
+        using var bouncer = await StartBouncerAsync(login: owner);
+
+        Assert.NotEmpty(await DatabaseMigrator.MigrateAsync(ConnectionString(bouncer, "", owner), CancellationToken.None));
+        Assert.Empty(await DatabaseMigrator.MigrateAsync(owner.ConnectionString, CancellationToken.None));
     }
 
     [FactWith(PgBouncer.Program)]

@@ -16,6 +16,12 @@ public static class DatabaseMigrator
     // Any constant will do, as long as nothing else in the database locks it.
     private const long LockKey = 0x43616C636F6D;
 
+    private const string LockSql = """
+        set local lock_timeout = '8s';
+        set local idle_in_transaction_session_timeout = 0;
+        select pg_advisory_xact_lock(@LockKey);
+        """;
+
     /// <summary>Applies what is missing, all of it or nothing, and returns the names of the files applied.</summary>
     /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
     public static async Task<IReadOnlyList<string>> MigrateAsync(string connectionString, CancellationToken cancellationToken)
@@ -23,11 +29,12 @@ public static class DatabaseMigrator
         var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.MigrationDefaults);
         try
         {
-            // Two migrations at once would both find the first step missing: the second waits, then finds nothing to do.
+            // Two migrations at once would both find the first step missing: the second waits, then finds nothing to do. The lock ends
+            // with a transaction, as behind PgBouncer a session goes on with others.
             await using var connection = new NpgsqlConnection(server.ConnectionString);
             await connection.OpenAsync(cancellationToken);
-            await connection.ExecuteAsync(
-                new CommandDefinition("select pg_advisory_lock(@LockKey)", new { LockKey }, commandTimeout: 8, cancellationToken: cancellationToken));
+            await using var transaction = await connection.BeginTransactionAsync(cancellationToken);
+            await connection.ExecuteAsync(new CommandDefinition(LockSql, new { LockKey }, transaction, commandTimeout: 9, cancellationToken: cancellationToken));
 
             var result = DeployChanges.To
                 .PostgresqlDatabase(server.ConnectionString)
@@ -55,6 +62,8 @@ public static class DatabaseMigrator
     {
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
             $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
+        PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable } =>
+            "another migration has held it up for 8 seconds; try again when that has ended. Nothing was changed",
         PostgresException => $"{ConnectionStrings.Explain(exception)}. Nothing was changed",
         _ => ConnectionStrings.Explain(exception),
     };
