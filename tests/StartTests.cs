@@ -79,22 +79,15 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Fact]
     public async Task ACertificateThatCanNotBeReadIsNamed_AndItsPasswordIsNot()
     {
-        var file = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid()}.pfx");
-        using var key = ECDsa.Create();
-        using var certificate = new CertificateRequest("CN=localhost", key, HashAlgorithmName.SHA256).CreateSelfSigned(DateTimeOffset.UtcNow, DateTimeOffset.UtcNow.AddDays(1));
+        var file = await WriteCertificateAsync("another");
         var settings = Complete;
         settings["Kestrel__Endpoints__Https__Url"] = "https://127.0.0.1:0";
         settings["Kestrel__Endpoints__Https__Certificate__Path"] = file;
         settings["Kestrel__Endpoints__Https__Certificate__Password"] = Secret;
-        await AssertRefusesAsync([], settings, "can't listen", "Kestrel:Endpoints:Https:Certificate:Path");
-
-        await File.WriteAllBytesAsync(file, certificate.Export(X509ContentType.Pkcs12, "another"));
         await AssertRefusesAsync([], settings, "can't listen", "password", "see Kestrel:Endpoints");
 
-        await File.WriteAllBytesAsync(file, certificate.Export(X509ContentType.Pkcs12, Secret));
-        using var process = ServiceProcess.Start([], settings);
-        Assert.StartsWith("https://127.0.0.1:", await process.WaitForUrlAsync(), StringComparison.Ordinal);
         File.Delete(file);
+        await AssertRefusesAsync([], settings, "can't listen", "Kestrel:Endpoints:Https:Certificate:Path");
     }
 
     [Fact]
@@ -300,6 +293,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Theory]
     [InlineData("ASPNETCORE_URLS", "http://127.0.0.1:{0}")]
     [InlineData("ASPNETCORE_URLS", "https://localhost:1;http://+:{0}")]
+    [InlineData("Kestrel__Endpoints__Main__Url", "http://127.0.0.1:{0}")]
     [InlineData("ASPNETCORE_URLS", "http://0.0.0.0:{0}")]
     [InlineData("ASPNETCORE_URLS", "http://[::]:{0}")]
     [InlineData("ASPNETCORE_HTTP_PORTS", "{0};1")]
@@ -335,11 +329,28 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Theory]
-    [InlineData("https://localhost:1")]
     [InlineData("http://unix:/tmp/not-there")]
+    [InlineData("http://127.0.0.1:99999")]
     [InlineData("garbage")]
-    public async Task HealthcheckSaysThatItNeedsAnHttpAddress(string url) =>
-        await AssertRefusesAsync(["healthcheck", $"--urls={url}"], [], url, "no http address");
+    public async Task HealthcheckSaysThatItNeedsAPort(string url) =>
+        await AssertRefusesAsync(["healthcheck", $"--urls={url}"], [], url, "no address with a port");
+
+    [Fact]
+    public async Task HealthcheckAsksOverTlsWhereThereIsNothingElse()
+    {
+        var settings = Complete;
+        settings["Kestrel__Endpoints__Https__Url"] = $"https://127.0.0.1:{PostgresServer.FreePort()}";
+        settings["Kestrel__Endpoints__Https__Certificate__Path"] = await WriteCertificateAsync(Secret);
+        settings["Kestrel__Endpoints__Https__Certificate__Password"] = Secret;
+        settings["ASPNETCORE_HTTP_PORTS"] = "1";
+        using var process = ServiceProcess.Start([], settings);
+        await process.WaitForUrlAsync();
+
+        using var healthcheck = ServiceProcess.Start(["healthcheck"], settings);
+
+        Assert.Equal((0, "", ""), (await healthcheck.WaitForExitAsync(), healthcheck.Output, healthcheck.Errors));
+        File.Delete(settings["Kestrel__Endpoints__Https__Certificate__Path"]);
+    }
 
     [Fact]
     public async Task InDevelopmentTheRequestsThatAreOfferedFitTheConfiguredDatabase()
@@ -489,6 +500,15 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.All(named, name => Assert.Contains(name, process.Errors, StringComparison.Ordinal));
         Assert.DoesNotContain(Secret, process.Errors, StringComparison.Ordinal);
         Assert.DoesNotContain(s_signingKey, process.Errors, StringComparison.Ordinal);
+    }
+
+    private static async Task<string> WriteCertificateAsync(string password)
+    {
+        var file = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid()}.pfx");
+        using var key = ECDsa.Create();
+        using var certificate = new CertificateRequest("CN=localhost", key, HashAlgorithmName.SHA256).CreateSelfSigned(DateTimeOffset.UtcNow, DateTimeOffset.UtcNow.AddDays(1));
+        await File.WriteAllBytesAsync(file, certificate.Export(X509ContentType.Pkcs12, password));
+        return file;
     }
 
     private static string CurlLine(ServiceProcess process, string outcome) =>

@@ -16,11 +16,7 @@ public static class DatabaseMigrator
     // Any constant will do, as long as nothing else in the database locks it.
     private const long LockKey = 0x43616C636F6D;
 
-    private const string LockSql = """
-        set local lock_timeout = '8s';
-        set local idle_in_transaction_session_timeout = 0;
-        select pg_advisory_xact_lock(@LockKey);
-        """;
+    private const string SessionSql = "set lock_timeout = '4s'; set idle_in_transaction_session_timeout = 0";
 
     /// <summary>Applies what is missing, all of it or nothing, and returns the names of the files applied.</summary>
     /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
@@ -29,15 +25,19 @@ public static class DatabaseMigrator
         var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.MigrationDefaults);
         try
         {
+            var builder = new NpgsqlDataSourceBuilder(server.ConnectionString);
+            builder.UsePhysicalConnectionInitializer(session => session.Execute(SessionSql), session => session.ExecuteAsync(SessionSql));
+            await using var dataSource = builder.Build();
+
             // Two migrations at once would both find the first step missing: the second waits, then finds nothing to do. The lock ends
             // with a transaction, as behind PgBouncer a session goes on with others.
-            await using var connection = new NpgsqlConnection(server.ConnectionString);
-            await connection.OpenAsync(cancellationToken);
+            await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
             await using var transaction = await connection.BeginTransactionAsync(cancellationToken);
-            await connection.ExecuteAsync(new CommandDefinition(LockSql, new { LockKey }, transaction, commandTimeout: 9, cancellationToken: cancellationToken));
+            await connection.ExecuteAsync(new CommandDefinition(
+                "select pg_advisory_xact_lock(@LockKey)", new { LockKey }, transaction, commandTimeout: 8, cancellationToken: cancellationToken));
 
             var result = DeployChanges.To
-                .PostgresqlDatabase(server.ConnectionString)
+                .PostgresqlDatabase(new PostgresqlConnectionManager(dataSource))
                 .WithScriptsEmbeddedInAssembly(typeof(DatabaseMigrator).Assembly, IsStep)
                 .WithTransaction()
                 .WithVariablesDisabled()
@@ -63,7 +63,7 @@ public static class DatabaseMigrator
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
             $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
         PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable } =>
-            "another migration has held it up for 8 seconds; try again when that has ended. Nothing was changed",
+            "it waited 4 seconds for a lock of somebody else, perhaps of another migration; try again when that has ended. Nothing was changed",
         PostgresException => $"{ConnectionStrings.Explain(exception)}. Nothing was changed",
         _ => ConnectionStrings.Explain(exception),
     };
