@@ -108,6 +108,38 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     }
 
     [Fact]
+    public async Task AnAgentWhoseRowsCanNotBeReadFailsAlone()
+    {
+        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        var agents = await AddAgentsAsync(100);
+        var poisoned = agents[30].Id;
+        await ExecuteAsync($"""
+            alter table calcom.agent_keys rename to agent_keys_table;
+            create view calcom.agent_keys as
+                select case when agent_id <> '{poisoned}' then id end as id, agent_id, account_name, has_api_key, api_base_url, status, created_at
+                from calcom.agent_keys_table;
+            grant select on calcom.agent_keys to calcom_reader
+            """);
+        try
+        {
+            List<Task<Agent?>> lookups;
+            await using (await setup.LockAsync())
+            {
+                _ = FindAsync(service, agents[0].Id);
+                lookups = [.. agents.Select(agent => FindAsync(service, agent.Id))];
+            }
+
+            await Assert.ThrowsAnyAsync<Exception>(() => lookups[30]);
+            lookups.RemoveAt(30);
+            Assert.All(await Task.WhenAll(lookups), agent => Assert.StartsWith("key of ", Assert.Single(agent!.Keys).Name, StringComparison.Ordinal));
+        }
+        finally
+        {
+            await ExecuteAsync("drop view calcom.agent_keys; alter table calcom.agent_keys_table rename to agent_keys");
+        }
+    }
+
+    [Fact]
     public async Task WhoGivesUpIsFreedAtOnce_AndItsNeighboursAreAnswered()
     {
         await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });

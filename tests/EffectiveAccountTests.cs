@@ -151,6 +151,34 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
         Assert.Equal(Account("agent", sameMoment.Id), (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
     }
 
+    // PostgreSQL holds more years than .NET does.
+    [Fact]
+    public async Task TheNewestWins_HoweverFarAwayItWasCreated()
+    {
+        var agent = await fixture.Views.AddAgentAsync(_org);
+        string?[] fromOldest = [null, "4000-01-01 BC", "0002-01-01", "2026-01-01", "9999-12-31 23:59:59.999999+00", "294276-12-31 23:59:59.999999+00"];
+        foreach (var (createdAt, idFromGreatest) in fromOldest.Zip("987654"))
+        {
+            var key = await fixture.Views.AddKeyAsync(agent, new() { Id = new($"{idFromGreatest}0000000-0000-4000-8000-000000000000") });
+            await fixture.Views.ExecuteAsync("update public.assistant_secrets set created_at = cast(@createdAt as timestamptz) where id = @key", new { createdAt, key });
+
+            Assert.Equal(Account("agent", key), (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
+        }
+    }
+
+    [Fact]
+    public async Task AnAccountThatAViewHasTwiceIsUsed_AndOneThatItHasInTwoWaysIsAnError()
+    {
+        var account = new StoredAccount();
+        var agent = await fixture.Views.AddAgentAsync(_org, account.Id);
+        await fixture.Views.AddOrgAccountAsync(_org, account);
+        await fixture.Views.AddOrgAccountAsync(_org, account);
+        Assert.Equal(Account("org_linked", account.Id), (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
+
+        await fixture.Views.AddOrgAccountAsync(_org, account with { Status = "inactive" });
+        Assert.Equal(500, (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Status);
+    }
+
     [Fact]
     public async Task AChangeIsSeenByTheNextRequest()
     {

@@ -16,7 +16,12 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     // nor subject would reach nothing.
     internal const string Sql = """
         select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
-               account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
+               account.has_api_key is true as has_api_key, account.api_base_url, account.status,
+               case -- .NET holds the years 1 to 9999, and infinity
+                   when account.created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity'
+                   when account.created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity'
+                   else account.created_at
+               end as created_at
         from unnest(@AgentIds, @OrgIds, @Subjects) with ordinality lookup (agent_id, org_id, subject, position)
         join lateral (
             select id, org_id, org_account_id
@@ -69,7 +74,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             agents[agent.Key - 1] = new(
                 [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
                 agent.First().LinkedAccountId,
-                agent.SingleOrDefault(row => row.IsLinked is true)?.ToAccount());
+                agent.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault());
         }
 
         return agents;

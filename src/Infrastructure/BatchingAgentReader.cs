@@ -128,9 +128,9 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
                 next += pending.Lookups.Count;
             }
         }
-        catch (PostgresException exception) when (batch.Requests.Count > 1 && !exception.IsTransient)
+        catch (Exception exception) when (batch.Requests.Count > 1 && exception is PostgresException { IsTransient: false } or not NpgsqlException)
         {
-            // One of them may be to blame, and no other may fail for it.
+            // One of them may be to blame, for what it asks or for rows that can't be read, and no other may fail for it.
             foreach (var pending in batch.Requests)
             {
                 if (TakeAlone(pending) is { } alone)
