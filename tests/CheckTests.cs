@@ -13,7 +13,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         """;
 
     private static readonly string[] s_checks =
-        ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "answer", "plan"];
+        ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "ids", "answer", "plan"];
 
     [Fact]
     public async Task OurOwnTablesWillDo()
@@ -27,8 +27,8 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(
             ["the login can read what requests ask for", "the login can't read api_key", "the login can write none of them"],
             report.Checks.Skip(5).Take(3).Select(check => check.Detail));
-        Assert.Matches(@"^what requests ask is answered, in \d+ ms the first time$", report.Checks[8].Detail);
-        Assert.Equal("one agent is found by indexes alone", report.Checks[9].Detail);
+        Assert.Matches(@"^what requests ask is answered, in \d+ ms the first time$", report.Checks[9].Detail);
+        Assert.Equal(("each id is there once", "one agent is found by indexes alone"), (report.Checks[8].Detail, report.Checks[10].Detail));
     }
 
     [Fact]
@@ -63,6 +63,8 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("grant delete on calcom.agents to calcom_reader; grant update (status) on calcom.org_accounts to calcom_reader", "login_writes_nothing", "can write agents, org_accounts: ")]
     [InlineData("alter table calcom.agents rename to t; create view calcom.agents as select id, org_id, name, org_account_id, deleted_at, 1 / (random() * 0)::int as x from calcom.t where 1 / (random() * 0)::int = 1; grant select on calcom.agents to calcom_reader; insert into calcom.t (org_id) values (gen_random_uuid())", "statement", "division by zero")]
     [InlineData("alter table calcom.org_members rename to t; create view calcom.org_members with (security_invoker) as select org_id, subject from calcom.t; revoke select on calcom.t from calcom_reader; grant select on calcom.org_members to calcom_reader", "answer", "permission denied")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "or there more than once: agents: 2")]
+    [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "or there more than once: org_accounts: 1")]
     [InlineData("drop index calcom.agent_keys_agent_id", "plan", "rows in agent_keys, which is read whole")]
     [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "rows in agents, which is read whole")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "rows in org_members, which is read whole")]

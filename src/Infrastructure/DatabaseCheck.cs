@@ -57,6 +57,20 @@ public static class DatabaseCheck
         order by 1
         """;
 
+    // A view may have a row twice, by a join for example.
+    private const string IdsSql = """
+        select relation || ': ' || count(*)
+        from (
+            select 'agents' as relation from calcom.agents group by id having id is null or count(*) > 1
+            union all
+            select 'agent_keys' from calcom.agent_keys group by id having id is null or count(*) > 1
+            union all
+            select 'org_accounts' from calcom.org_accounts group by id having id is null or count(*) > 1
+        ) ambiguous
+        group by relation
+        order by relation
+        """;
+
     // Connected as section 2 of the contract defines it.
     private const string DataSql = """
         with connected as (
@@ -96,7 +110,9 @@ public static class DatabaseCheck
             await using var dataSource = NpgsqlDataSource.Create(server);
             await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
             checks.Add(CheckServer(connection));
-            if (await CheckRelationsAsync(connection, checks) && await CheckAnswerAsync(connection, dataSource, checks, cancellationToken))
+            if (await CheckRelationsAsync(connection, checks)
+                && await CheckIdsAsync(connection, checks)
+                && await CheckAnswerAsync(connection, dataSource, checks, cancellationToken))
             {
                 checks.Add(await CheckPlanAsync(connection));
                 data = await connection.QuerySingleAsync<DatabaseCounts>(DataSql);
@@ -147,6 +163,15 @@ public static class DatabaseCheck
             : new("login_writes_nothing", false, $"the login can write {string.Join(", ", writable)}: give the service one that is calcom_reader and nothing else"));
 
         return found.TrueForAll(finding => finding.Ok) && unreadable is [];
+    }
+
+    private static async Task<bool> CheckIdsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)
+    {
+        var ambiguous = (await connection.QueryAsync<string>(IdsSql)).AsList();
+        checks.Add(ambiguous is []
+            ? new("ids", true, "each id is there once")
+            : new("ids", false, $"ids that are null, or there more than once: {string.Join(", ", ambiguous)}"));
+        return ambiguous is [];
     }
 
     // With rows where there are any, so that what can't be read as what it has to be is seen.
