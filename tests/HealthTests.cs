@@ -37,9 +37,12 @@ public sealed class HealthTests(ServiceFixture fixture)
         Assert.Equal((503, "Unhealthy"), await ReadyAsync(service));
     }
 
-    [Fact]
-    public async Task WithADatabaseThatDoesNotAnswerItIsLiveAndNotReadyWithinTwoSeconds()
+    [Theory]
+    [InlineData("1")]
+    [InlineData("5")]
+    public async Task WithADatabaseThatDoesNotAnswerItIsLiveAndNotReadyWithinTwoSeconds(string answerTimeoutSeconds)
     {
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["AnswerTimeoutSeconds"] = answerTimeoutSeconds });
         await using var connection = new NpgsqlConnection(fixture.Tables.OwnerConnectionString);
         await connection.OpenAsync();
         await using var transaction = await connection.BeginTransactionAsync();
@@ -49,12 +52,12 @@ public sealed class HealthTests(ServiceFixture fixture)
         }
 
         var started = Stopwatch.GetTimestamp();
-        Assert.Equal((503, "Unhealthy"), await ReadyAsync(fixture.Service));
+        Assert.Equal((503, "Unhealthy"), await ReadyAsync(service));
         Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 2);
-        Assert.Equal(200, (await fixture.Service.SendAsync("GET", "/health/live")).Status);
+        Assert.Equal(200, (await service.SendAsync("GET", "/health/live")).Status);
 
         await transaction.RollbackAsync();
-        Assert.Equal((200, "Healthy"), await ReadyAsync(fixture.Service));
+        Assert.Equal((200, "Healthy"), await ReadyAsync(service));
     }
 
     [Fact]

@@ -90,8 +90,10 @@ internal static class Program
         app.UseAuthentication();
         app.UseAuthorization();
         app.MapControllers().RequireAuthorization();
-        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly);
-        app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly);
+
+        // They have a bound of their own.
+        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly).DisableRequestTimeout();
+        app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly).DisableRequestTimeout();
         return app;
     }
 
