@@ -9,9 +9,6 @@ internal sealed class ServiceProcess : IDisposable
 {
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
 
-    // What the shell that runs the tests may have set for a service of its own.
-    private static readonly string[] s_settings = ["ASPNETCORE_", "DOTNET_ENVIRONMENT", "ConnectionStrings__", "Authentication__", "Kestrel__", "OTEL_"];
-
     private readonly Process _process;
     private readonly ConcurrentQueue<string> _output = [];
     private readonly ConcurrentQueue<string> _errors = [];
@@ -25,11 +22,6 @@ internal sealed class ServiceProcess : IDisposable
             RedirectStandardError = true,
             WorkingDirectory = Path.GetTempPath(),
         };
-        foreach (var name in start.Environment.Keys.Where(name => s_settings.Any(setting => name.StartsWith(setting, StringComparison.Ordinal))).ToList())
-        {
-            start.Environment.Remove(name);
-        }
-
         // Where it can't be sent, telemetry keeps `dotnet run` from ending.
         start.Environment["DOTNET_CLI_TELEMETRY_OPTOUT"] = "1";
         foreach (var (name, value) in environment)

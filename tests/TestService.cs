@@ -33,8 +33,6 @@ internal sealed class TestService : IAsyncDisposable
             ["Logging:LogLevel:Default"] = "Trace",
             ["Logging:LogLevel:Microsoft.AspNetCore"] = "Trace",
             ["Logging:LogLevel:Npgsql"] = "Trace",
-            ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "",
-            ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "",
             ["ConnectionStrings:CalcomAccounts"] = connectionString,
             ["Authentication:Schemes:Bearer:ValidIssuer"] = Tokens.Issuer,
             ["Authentication:Schemes:Bearer:ValidAudience"] = Tokens.Audience,
