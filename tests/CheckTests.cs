@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
 using Npgsql;
 
@@ -83,15 +84,17 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task WithoutTheSchemaEveryRelationIsMissing()
+    public async Task WithoutTheSchemaThatIsAllItSays()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("drop schema calcom cascade");
 
         var report = await CheckAsync(database);
 
-        Assert.Equal(["agents", "agent_keys", "org_accounts", "org_members", "login_reads"], report.Checks.Where(check => !check.Ok).Select(check => check.Name));
+        Assert.Equal(["connection", "schema"], report.Checks.Select(check => check.Name));
+        Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or make views as the README shows", report.Checks[1].Detail);
         Assert.Null(report.Data);
+        Assert.EndsWith("This database will not serve well: 1 to mend.", CheckReport.ToText(report), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -114,6 +117,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(("connection", false), (check.Name, check.Ok));
         Assert.Contains(detail, check.Detail, StringComparison.Ordinal);
         Assert.Null(report.Data);
+        Assert.EndsWith("This database could not be asked.", CheckReport.ToText(report), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -25,29 +25,31 @@ public sealed class ConfigurationTests
 
     public static TheoryData<string, string> Missing => new()
     {
-        { "ConnectionStrings:CalcomAccounts", "not configured: ConnectionStrings:CalcomAccounts; --help shows one" },
-        { Bearer + "ValidIssuer", $"not configured: {Bearer}ValidIssuer" },
-        { Bearer + "ValidAudience", $"not configured: {Bearer}ValidAudience" },
-        { Bearer + "SigningKeys", $"not configured: {Bearer}Authority or {Bearer}SigningKeys" },
-        { Bearer, $"not configured: {Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
+        { "ConnectionStrings:CalcomAccounts", "ConnectionStrings:CalcomAccounts" },
+        { Bearer + "ValidIssuer", $"{Bearer}ValidIssuer" },
+        { Bearer + "ValidAudience", $"{Bearer}ValidAudience" },
+        { Bearer + "SigningKeys", $"{Bearer}Authority or {Bearer}SigningKeys" },
+        { Bearer, $"{Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
+        { "", $"ConnectionStrings:CalcomAccounts, {Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
     };
 
     [Theory]
     [MemberData(nameof(Missing))]
-    public void OutsideDevelopmentAMissingSettingIsNamed(string left, string refusal)
+    public void OutsideDevelopmentAllThatIsMissingIsNamed(string left, string missing)
     {
         foreach (var environment in new[] { "Production", "Staging" })
         {
             var settings = Complete.Where(setting => !setting.Key.StartsWith(left, StringComparison.Ordinal)).ToDictionary();
 
-            Assert.Equal(refusal, Refusal(settings, environment));
+            Assert.Equal($"not configured: {missing}; see --help", Refusal(settings, environment));
         }
     }
 
     // An empty one is none.
     [Theory]
-    [InlineData(Bearer + "ValidIssuer", "", $"not configured: {Bearer}ValidIssuer")]
-    [InlineData(Bearer + "ValidAudience", "", $"not configured: {Bearer}ValidAudience")]
+    [InlineData(Bearer + "ValidIssuer", "", $"not configured: {Bearer}ValidIssuer; see --help")]
+    [InlineData(Bearer + "ValidAudience", "", $"not configured: {Bearer}ValidAudience; see --help")]
+    [InlineData(Bearer + "ValidAudience", " ", $"not configured: {Bearer}ValidAudience; see --help")]
     [InlineData(Bearer + "SigningKeys:0:Value", "", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
     [InlineData(Bearer + "SigningKeys:0:Value", null, $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
     [InlineData(Bearer + "SigningKeys:0:Value", "c2hvcnQ=", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
@@ -65,6 +67,7 @@ public sealed class ConfigurationTests
     [InlineData("ConnectionStrings:CalcomAccounts", $"Database=x;Password={Secret}", "ConnectionStrings:CalcomAccounts names no Host")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"postgres://user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Passwort={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "Host=db;Port=99999", "ConnectionStrings:CalcomAccounts names a Port that is none")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Port={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Target Session Attributes=prefer-standby;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Target Session Attributes")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Multiplexing=true;Pooling=false;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Pooling")]
@@ -120,7 +123,7 @@ public sealed class ConfigurationTests
         Assert.Null(Refusal(settings));
 
         settings[Bearer + setting] = "";
-        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys", Refusal(settings));
+        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys; see --help", Refusal(settings));
     }
 
     [Theory]

@@ -95,6 +95,12 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
             $"could not migrate 127.0.0.1:1, database {database}: Failed to connect to 127.0.0.1:1 (Connection refused)", refusal.Message);
     }
 
+    [Theory]
+    [InlineData("db1,db2:5433,[::1]:5434,::1", "db1:5432,db2:5433,[::1]:5434,::1:5432")]
+    [InlineData("/run/postgresql", "/run/postgresql:5432")]
+    public void SeveralServersAreNamedEachWithItsPort(string host, string named) =>
+        Assert.Equal($"{named}, database platform", ConnectionStrings.Describe(new() { Host = host, Database = "platform", Username = "owner" }));
+
     [Fact]
     public async Task AMigrationIntoTablesOfTheSameNamesSaysSo()
     {

@@ -107,10 +107,12 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     }
 
     [FactWith(PgBouncer.Program)]
-    public async Task WithoutWhatTheReadmeSetsItIsRefused()
+    public async Task WithoutWhatTheReadmeSetsItIsRefused_AndCheckSaysWhatIsMissing()
     {
         using var bouncer = await StartBouncerAsync();
-        await using var service = await TestService.StartAsync(ConnectionString(bouncer, "Port=6432"));
+        var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), CancellationToken.None)).Checks);
+        Assert.Equal("unsupported startup parameter: options; behind PgBouncer the connection string says Options=, as in the README's 'Growing'", check.Detail);
+        await using var service = await TestService.StartAsync(ConnectionString(bouncer, ""));
 
         Assert.Equal(500, (await service.GetAccountAsync(await fixture.Tables.AddAgentAsync(_org), Tokens.OfOrganization(_org))).Status);
     }

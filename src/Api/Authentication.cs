@@ -53,11 +53,11 @@ internal static class Authentication
     // A member given twice is refused: RFC 7519, section 4, and the readers before and after us may differ on which counts.
     private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
 
-    /// <exception cref="StartupException">Issuer, audience or a key source is missing, or makes no sense.</exception>
+    /// <exception cref="StartupException">A setting makes no sense.</exception>
     public static void AddJwtAuthentication(this IServiceCollection services, IConfiguration configuration)
     {
         var section = configuration.GetSection(Section);
-        var signingKeys = ReadSettings(section);
+        var signingKeys = ReadSigningKeys(section);
         var organizationClaim = configuration[OrganizationClaimKey] is { Length: > 0 } name ? name : "org_id";
         var cache = ReadSwitch(configuration, TokenCacheKey) ? new TokenCache(TimeProvider.System) : null;
 
@@ -179,29 +179,41 @@ internal static class Authentication
         }
     }
 
+    /// <summary>The keys of what is not configured, and has to be: issuer, audience, key source.</summary>
+    public static IEnumerable<string> FindMissing(IConfiguration configuration)
+    {
+        var section = configuration.GetSection(Section);
+        var hasAuthority = IsSet(section["Authority"]) || IsSet(section["MetadataAddress"]);
+        if (Values(section, "ValidIssuer", "ValidIssuers") is [] && !hasAuthority)
+        {
+            yield return $"{Section}:ValidIssuer";
+        }
+
+        if (Values(section, "ValidAudience", "ValidAudiences") is [])
+        {
+            yield return $"{Section}:ValidAudience";
+        }
+
+        if (!section.GetSection("SigningKeys").GetChildren().Any() && !hasAuthority)
+        {
+            yield return $"{Section}:Authority or {Section}:SigningKeys";
+        }
+    }
+
     /// <returns>The configured keys, each with the one issuer it may sign for, or null for any.</returns>
-    private static Dictionary<SecurityKey, string?> ReadSettings(IConfigurationSection section)
+    private static Dictionary<SecurityKey, string?> ReadSigningKeys(IConfigurationSection section)
     {
         var issuers = Values(section, "ValidIssuer", "ValidIssuers");
-        var keys = section.GetSection("SigningKeys").GetChildren().ToList();
-        var hasAuthority = section["Authority"] is { Length: > 0 } || section["MetadataAddress"] is { Length: > 0 };
-
-        string[] missing =
-        [
-            .. issuers is [] && !hasAuthority ? [$"{Section}:ValidIssuer"] : Array.Empty<string>(),
-            .. Values(section, "ValidAudience", "ValidAudiences") is [] ? [$"{Section}:ValidAudience"] : Array.Empty<string>(),
-            .. keys is [] && !hasAuthority ? [$"{Section}:Authority or {Section}:SigningKeys"] : Array.Empty<string>(),
-        ];
-        return missing is []
-            ? keys.ToDictionary(ReadSigningKey, key => ReadIssuer(key, issuers))
-            : throw new StartupException($"not configured: {string.Join(", ", missing)}");
+        return section.GetSection("SigningKeys").GetChildren().ToDictionary(ReadSigningKey, key => ReadIssuer(key, issuers));
     }
+
+    private static bool IsSet(string? value) => !string.IsNullOrWhiteSpace(value);
 
     private static bool ReadSwitch(IConfiguration configuration, string key) =>
         configuration[key] is not { } text || (bool.TryParse(text, out var isOn) ? isOn : throw new StartupException($"{key} has to be true or false"));
 
     private static List<string> Values(IConfigurationSection section, string one, string many) =>
-        [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(value => value is not "")];
+        [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(IsSet)];
 
     private static SecurityKey ReadSigningKey(IConfigurationSection key)
     {

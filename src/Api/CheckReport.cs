@@ -36,6 +36,11 @@ internal static class CheckReport
         }
 
         var failed = report.Checks.Count(check => !check.Ok);
-        return text.AppendLine().Append(failed is 0 ? "This database will serve well." : $"This database will not serve well: {failed} to mend.").ToString();
+        return text.AppendLine().Append(failed switch
+        {
+            0 => "This database will serve well.",
+            1 when report.Checks.Count is 1 => "This database could not be asked.",
+            _ => $"This database will not serve well: {failed} to mend.",
+        }).ToString();
     }
 }

@@ -124,9 +124,10 @@ internal sealed class Development : IAsyncDisposable
                 [.. SampleData.AgentIds.Values], Caller.OfSubject(Subject), patience.Token);
             return !agents.Contains(null);
         }
-        catch (Exception)
+        catch (Exception exception)
         {
-            // The database may be away at start, or refuse: the first request will log why.
+            // No reason not to start: it may come, or be migrated, meanwhile.
+            Console.WriteLine($"The database does not answer what requests ask: {ConnectionStrings.Explain(exception)}. 'check' says more.");
             return false;
         }
     }

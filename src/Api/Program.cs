@@ -43,6 +43,13 @@ internal static class Program
     /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
+        var connectionString = builder.Configuration.GetConnectionString(ConnectionStrings.Name);
+        string[] missing = [.. connectionString is null ? [ConnectionStrings.Key] : Array.Empty<string>(), .. Authentication.FindMissing(builder.Configuration)];
+        if (missing is not [])
+        {
+            throw NotConfigured(string.Join(", ", missing));
+        }
+
         var lookupLimits = Limits.Set(builder);
         RequestLog.Configure(builder.Logging);
 
@@ -50,10 +57,7 @@ internal static class Program
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 
         builder.Services.AddApplication();
-        builder.Services.AddInfrastructure(
-            builder.Configuration.GetConnectionString(ConnectionStrings.Name)
-            ?? throw new StartupException($"not configured: {ConnectionStrings.Key}; --help shows one"),
-            lookupLimits);
+        builder.Services.AddInfrastructure(connectionString!, lookupLimits);
         builder.Services.AddJwtAuthentication(builder.Configuration);
         builder.Services.AddErrorHandling();
         builder.Services.AddControllers(mvc =>
@@ -179,7 +183,9 @@ internal static class Program
 
     private static string ReadConnectionString(IConfiguration configuration, string meaning) =>
         configuration.GetConnectionString(ConnectionStrings.Name)
-        ?? throw new StartupException($"not configured: {ConnectionStrings.Key}, {meaning}; --help shows one");
+        ?? throw NotConfigured($"{ConnectionStrings.Key}, {meaning}");
+
+    private static StartupException NotConfigured(string missing) => new($"not configured: {missing}; see --help");
 
     /// <summary>The configuration: files beside the program, then the environment, then the arguments.</summary>
     /// <exception cref="StartupException">A file is malformed, or a setting of the host's makes no sense.</exception>

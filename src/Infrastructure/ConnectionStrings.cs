@@ -59,6 +59,11 @@ public static class ConnectionStrings
             throw new StartupException($"{Key} names a Host that is none; it has to be as in \"Host=db\", \"Host=db1,db2:5433\" or \"Host=/run/postgresql\"");
         }
 
+        if (parsed.Port > ushort.MaxValue)
+        {
+            throw new StartupException($"{Key} names a Port that is none");
+        }
+
         try
         {
             // Which settings need or exclude each other Npgsql would say with the first request.
@@ -73,11 +78,13 @@ public static class ConnectionStrings
 
     /// <summary>The server and database, without user and password.</summary>
     internal static string Describe(NpgsqlConnectionStringBuilder server) =>
-        $"{server.Host}:{server.Port}, database {server.Database ?? server.Username ?? "of the user's name"}";
+        $"{string.Join(',', server.Host!.Split(',').Select(host => HasPort(host) ? host : $"{host}:{server.Port}"))}, database {server.Database ?? server.Username ?? "of the user's name"}";
 
     /// <summary>Why a server could not be asked, or what it refused, in a line.</summary>
-    internal static string Explain(Exception exception) => exception switch
+    public static string Explain(Exception exception) => exception switch
     {
+        PostgresException { SqlState: PostgresErrorCodes.ProtocolViolation, MessageText: var text } when text.Contains("startup parameter", StringComparison.Ordinal) =>
+            $"{text}; behind PgBouncer the connection string says Options=, as in the README's 'Growing'",
         PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState})",
         { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
         _ => exception.Message,
@@ -91,9 +98,15 @@ public static class ConnectionStrings
         }
         catch (ArgumentException exception)
         {
-            throw new StartupException($"{Key} is not an Npgsql connection string, such as \"Host=db;Database=platform;Username=calcom_service;Password=…\"", exception);
+            throw new StartupException(
+                $"{Key} is not an Npgsql connection string, such as \"Host=db;Database=platform;Username=calcom_service;Password='…'\": "
+                + "not a URL, every keyword one of Npgsql's, every value of its kind, and in quotes where it has a ';' or '='",
+                exception);
         }
     }
+
+    // An IPv6 address without brackets has none.
+    private static bool HasPort(string host) => host.Contains("]:", StringComparison.Ordinal) || host.Count(character => character is ':') is 1;
 
     // The folder of a socket, a socket without a file, or a name or address with a port or without.
     private static bool IsServer(string host) =>

@@ -13,6 +13,8 @@ public static class DatabaseCheck
     /// <summary>Of PostgreSQL.</summary>
     internal const int OldestMajorVersion = 14;
 
+    private const string HowToMake = "run 'migrate' as the database's owner, or make views as the README shows";
+
     private static readonly string[] s_uuid = ["uuid"];
     private static readonly string[] s_text = ["text", "varchar", "bpchar", "citext"];
     private static readonly string[] s_boolean = ["bool"];
@@ -133,6 +135,12 @@ public static class DatabaseCheck
     /// <returns>Whether the service's statement can be asked at all.</returns>
     private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)
     {
+        if (!await connection.ExecuteScalarAsync<bool>("select to_regnamespace('calcom') is not null"))
+        {
+            checks.Add(new("schema", false, $"there is no schema calcom: {HowToMake}"));
+            return false;
+        }
+
         var names = new { Relations = s_relations.Select(relation => relation.Name).ToArray() };
         var stored = (await connection.QueryAsync<StoredColumn>(ColumnsSql, names)).ToLookup(column => column.Relation);
         var found = s_relations.Select(relation => relation.Compare([.. stored[relation.Name]])).ToList();
@@ -236,7 +244,7 @@ public static class DatabaseCheck
         {
             if (stored is [])
             {
-                return new(Name, false, $"calcom.{Name} is missing");
+                return new(Name, false, $"calcom.{Name} is missing: {HowToMake}");
             }
 
             var problems = Columns.Select(column => stored.Find(one => one.Name == column.Name) switch

@@ -42,6 +42,8 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     internal static async Task<EmbeddedPostgres> StartAsync(
         Machine machine, TimeSpan containerPatience, Action<string>? progress, CancellationToken cancellationToken)
     {
+        string? whyNoDocker = null;
+
         // The reaper is a POSIX shell.
         if (!OperatingSystem.IsWindows())
         {
@@ -50,15 +52,18 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
                 return await StartProgramsAsync(programs, machine.UnprivilegedUser(), progress, cancellationToken);
             }
 
-            if (machine.Docker is { } docker
-                && await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken) is not null)
+            if (machine.Docker is { } docker)
             {
-                return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerPatience, progress, cancellationToken);
+                (var version, whyNoDocker) = await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken);
+                if (version is not null)
+                {
+                    return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerPatience, progress, cancellationToken);
+                }
             }
         }
 
         throw new StartupException(
-            $"no database: install {s_wanted} (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker, or set {ConnectionStrings.Key}");
+            $"no database: install {s_wanted} (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker{(whyNoDocker is null ? "" : $" ({whyNoDocker})")}, or set {ConnectionStrings.Key}");
     }
 
     /// <summary>Stops the server and deletes its data.</summary>
@@ -203,7 +208,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         Programs? newest = null;
         foreach (var folder in machine.PostgresFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
         {
-            if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is { } answer
+            if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is ({ } answer, _)
                 && VersionNumber.Match(answer) is { Success: true, Value: var version }
                 && int.Parse(version.Split('.')[0], CultureInfo.InvariantCulture) is var major
                 && major >= DatabaseCheck.OldestMajorVersion
@@ -216,15 +221,15 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         return newest;
     }
 
-    private static async Task<string?> TryRunAsync(string[] command, CancellationToken cancellationToken)
+    private static async Task<(string? Output, string? WhyNot)> TryRunAsync(string[] command, CancellationToken cancellationToken)
     {
         try
         {
-            return await RunAsync(command, cancellationToken);
+            return (await RunAsync(command, cancellationToken), null);
         }
-        catch (StartupException)
+        catch (StartupException exception)
         {
-            return null;
+            return (null, exception.Message);
         }
     }
 
