@@ -139,6 +139,18 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         }
     }
 
+    // One that all of them throw has a stack trace that grows with each, and so have their lines of the log.
+    [Fact]
+    public async Task WhenAStatementFailsEachOfItsRequestsHasAnErrorOfItsOwn()
+    {
+        await using var service = await TestService.StartAsync("Host=127.0.0.1;Port=1;Username=nobody");
+
+        var errors = await Task.WhenAll(Enumerable.Range(0, 100).Select(_ => Record.ExceptionAsync(() => FindAsync(service, Guid.NewGuid()))));
+
+        Assert.All(errors, error => Assert.Contains("127.0.0.1:1", Assert.IsType<NpgsqlException>(error).Message, StringComparison.Ordinal));
+        Assert.Equal(errors.Length, errors.Distinct().Count());
+    }
+
     [Fact]
     public async Task WhoGivesUpIsFreedAtOnce_AndItsNeighboursAreAnswered()
     {
