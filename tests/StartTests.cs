@@ -117,6 +117,9 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("-p=" + Secret, "-p")]
     [InlineData("Password=" + Secret, "'Password'")]
     [InlineData("--ConnectionStrings__CalcomAccounts=" + Secret, "--ConnectionStrings__CalcomAccounts")]
+    [InlineData("postgres://owner:" + Secret + "@db/platform", "unknown command of more than a word")]
+    [InlineData("-postgres://owner:" + Secret + "@db/platform", "unknown option of more than a word")]
+    [InlineData("migrate owner:" + Secret, "migrate has no option of more than a word")]
     public async Task AnArgumentThatWouldBeIgnoredIsRefused(string arguments, params string[] named) =>
         await AssertRefusesAsync(arguments.Split(' '), Complete, [.. named, "see --help"]);
 
@@ -302,7 +305,8 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     public async Task HealthcheckAsksTheServiceWhereItListens(string setting, string value)
     {
         var port = new Uri(fixture.Service.Url).Port;
-        using var healthcheck = ServiceProcess.Start(["healthcheck"], new() { [setting] = string.Format(CultureInfo.InvariantCulture, value, port) });
+        using var healthcheck = ServiceProcess.Start(
+            ["healthcheck"], new() { [setting] = string.Format(CultureInfo.InvariantCulture, value, port), ["HTTP_PROXY"] = "http://127.0.0.1:1" });
 
         Assert.Equal((0, "", ""), (await healthcheck.WaitForExitAsync(), healthcheck.Output, healthcheck.Errors));
     }
@@ -327,7 +331,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         var started = Stopwatch.GetTimestamp();
 
         await AssertRefusesAsync(["healthcheck", $"--urls=http://{silent.LocalEndpoint}"], [], $"http://{silent.LocalEndpoint}");
-        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 2, 4);
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 2, 10);
     }
 
     [Theory]

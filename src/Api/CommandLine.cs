@@ -23,7 +23,7 @@ internal sealed record CommandLine(Command? Command, string? Option, string[] Se
         var settings = new List<string>();
         for (var i = 0; i < args.Length; i++)
         {
-            // What follows may be a secret.
+            // What follows may be a secret, and so may whatever is no mere word.
             var name = args[i].Split('=')[0];
             if (IsSetting(name))
             {
@@ -36,17 +36,20 @@ internal sealed record CommandLine(Command? Command, string? Option, string[] Se
             else if (command is null)
             {
                 command = commands.FirstOrDefault(command => command.Name == args[i]) ?? throw new StartupException(name.StartsWith('-')
-                    ? $"unknown option {name}: see --help"
-                    : $"unknown command '{name}'; there are {string.Join(", ", commands.Select(command => $"'{command.Name}'"))}, and without a command it serves: see --help");
+                    ? $"unknown option {Quote(name)}: see --help"
+                    : $"unknown command {Quote(name)}; there are {string.Join(", ", commands.Select(command => $"'{command.Name}'"))}, and without a command it serves: see --help");
             }
             else
             {
-                option = args[i] == command.Option ? args[i] : throw new StartupException($"{command.Name} has no option {name}: see --help");
+                option = args[i] == command.Option ? args[i] : throw new StartupException($"{command.Name} has no option {Quote(name)}: see --help");
             }
         }
 
         return new(command, option, [.. settings]);
     }
+
+    private static string Quote(string name) =>
+        name.All(character => char.IsAsciiLetterOrDigit(character) || character is '-' or '_') ? $"'{name}'" : "of more than a word, which is not repeated";
 
     private static bool IsSetting(string name) =>
         name.StartsWith("--", StringComparison.Ordinal)

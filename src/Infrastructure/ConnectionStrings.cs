@@ -113,5 +113,5 @@ public static class ConnectionStrings
         host.Trim() is var server
         && (server is ['/' or '@', ..]
             || IPAddress.TryParse(server, out _)
-            || (Uri.TryCreate($"tcp://{server}", UriKind.Absolute, out var address) && address.Authority.Length > 0 && address.PathAndQuery is "/" or ""));
+            || (server is not [.., ':'] && Uri.TryCreate($"tcp://{server}", UriKind.Absolute, out var address) && address is { Host.Length: > 0, UserInfo: "", PathAndQuery: "/" or "" }));
 }
