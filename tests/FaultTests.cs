@@ -114,21 +114,21 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     [Fact]
     public async Task AServerThatRestartsUnderLoad()
     {
-        using var enough = new CancellationTokenSource();
-        var load = Enumerable.Range(0, 32).Select(_ => Task.Run(async () =>
-        {
-            while (!enough.IsCancellationRequested)
+        await Load.AskThroughAsync(
+            32,
+            async _ =>
             {
-                AssertBounded(await AskAsync());
-            }
-        })).ToList();
-
-        await Task.Delay(200);
-        await setup.Server.StopAsync();
-        await setup.Server.StartAgainAsync();
-        await AssertWellWithinTwoSecondsAsync();
-        await enough.CancelAsync();
-        await Task.WhenAll(load);
+                var answer = await AskAsync();
+                AssertBounded(answer);
+                return answer.Status;
+            },
+            async () =>
+            {
+                await Task.Delay(200);
+                await setup.Server.StopAsync();
+                await setup.Server.StartAgainAsync();
+                await AssertWellWithinTwoSecondsAsync();
+            });
     }
 
     [Fact]

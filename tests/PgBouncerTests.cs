@@ -74,7 +74,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
         }
 
         var asked = service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
-        await Task.Delay(1000);
+        await Task.Delay(700);
         await transaction.RollbackAsync();
 
         Assert.Equal(200, (await asked).Status);

@@ -110,11 +110,7 @@ internal sealed class PostgresServer : IAsyncDisposable
             return;
         }
 
-        ServiceProcess.Signal("INT", Postmaster);
-        while (await AnswersAsync())
-        {
-            await Task.Delay(20);
-        }
+        await RunAsync($"pg_ctl stop --silent --wait --mode fast --pgdata '{Data}'");
     }
 
     public async Task StartAgainAsync()
@@ -135,20 +131,6 @@ internal sealed class PostgresServer : IAsyncDisposable
     private string Data => new NpgsqlConnectionStringBuilder(ConnectionString).Host!;
 
     private int Postmaster => int.Parse(File.ReadLines($"{Data}/postmaster.pid").First(), CultureInfo.InvariantCulture);
-
-    private async Task<bool> AnswersAsync()
-    {
-        try
-        {
-            await using var connection = new NpgsqlConnection(ConnectionString + ";Pooling=false;Timeout=1");
-            await connection.OpenAsync();
-            return true;
-        }
-        catch (NpgsqlException)
-        {
-            return false;
-        }
-    }
 
     /// <summary>Where a port that a server is given on this one's machine can be reached from here, and where it has to listen.</summary>
     public (string Listen, int Listening, int Reached) Port(int port)
