@@ -259,6 +259,22 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
+    public async Task AContainerThatIsOnItsWayWhenNobodyWaitsAnyMoreIsRemovedToo()
+    {
+        await InstallDockerAsync(run: $"sleep 2; echo made >> {DockerLog}", port: "exit 1");
+        using var enough = new CancellationTokenSource();
+        var starting = EmbeddedPostgres.StartAsync(Here(image: null), s_patience, progress: null, enough.Token);
+        await FaultTests.EventuallyAsync(async () => File.Exists(DockerLog) && (await File.ReadAllTextAsync(DockerLog)).Contains("run --detach", StringComparison.Ordinal), TimeSpan.FromSeconds(5));
+
+        await enough.CancelAsync();
+
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => starting);
+        await FaultTests.EventuallyAsync(
+            async () => (await File.ReadAllLinesAsync(DockerLog)).SkipWhile(line => line is not "made").Any(line => line.StartsWith("rm --force", StringComparison.Ordinal)),
+            TimeSpan.FromSeconds(10));
+    }
+
+    [Fact]
     public async Task WhereDockerDoesNotAnswerThereIsNoDatabase_AndItsOwnWordsSayWhy()
     {
         await InstallAsync("path/bin/docker", "echo permission denied >&2; exit 1");

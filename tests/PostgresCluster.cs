@@ -21,6 +21,8 @@ internal sealed class PostgresCluster : IAsyncDisposable
 
     public static int[] Standbys { get; } = [Standby, OtherStandby];
 
+    public static int[] All { get; } = [Primary, .. Standbys];
+
     /// <summary>What they listen on where they have a machine of their own.</summary>
     public static int[] Ports { get; } = [5433, 5434, 5435];
 
@@ -49,7 +51,12 @@ internal sealed class PostgresCluster : IAsyncDisposable
 
     public Task ThawAsync(int server) => SignalAsync("CONT", server);
 
-    public Task StartAgainAsync(int server) => _machine.RunAsync($"rm -f '{_servers[server].Folder}/postmaster.pid'; {Start(_servers[server].Folder)}");
+    /// <summary>Unless it runs.</summary>
+    public Task StartAgainAsync(int server) => _machine.RunAsync($"""
+        pg_isready --quiet --host 127.0.0.1 --port {_servers[server].Port} && exit
+        rm -f '{_servers[server].Folder}/postmaster.pid'
+        {Start(_servers[server].Folder)}
+        """);
 
     /// <summary>Whether all that the primary has written so far can be read from a standby.</summary>
     public async Task<bool> HasCaughtUpAsync(int standby)

@@ -198,10 +198,11 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     /// <summary>
     /// A shell in the background that cleans up when its standard input ends, which the kernel sees to even when this
     /// process is killed. It ignores Ctrl-C, so that requests in flight are answered before the database goes; a child
-    /// of nobody in a session of its own, it outlives the killing of this process's whole tree or group.
+    /// of nobody in a session of its own, it outlives the killing of this process's whole tree or group. It cleans up twice, as
+    /// what was being started when this process was killed goes on for a moment; its output ends with the first time.
     /// </summary>
     private static Process StartReaper(string[] asUser, string cleanUp) => Start(
-        [.. asUser, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}\" 2>/dev/null &"]);
+        [.. asUser, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}; exec >&-; sleep 5; {cleanUp}\" 2>/dev/null &"]);
 
     private static async Task<Programs?> FindProgramsAsync(Machine machine, CancellationToken cancellationToken)
     {
