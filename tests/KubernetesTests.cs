@@ -21,6 +21,36 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
+    public async Task ThePolicyLetsInAndOutWhatTheReadmeSays()
+    {
+        var manifests = await RenderAsync("");
+        var policy = Of<V1NetworkPolicy>(manifests).Spec;
+        var readme = Regex.Match(Readme.Text, @"lets in the\s+cluster's pods, and Prometheus from the namespace `(\w+)`, and lets out names \(DNS\), ([^.]+)\.");
+        var ports = Assert.Single(Of<V1Deployment>(manifests).Spec.Template.Spec.Containers).Ports.Select(port => port.Name);
+
+        Assert.Equal(["Egress", "Ingress"], policy.PolicyTypes.Order());
+        Assert.Equal(ports, policy.Ingress.Select(rule => Assert.Single(rule.Ports).Port.Value));
+        Assert.Equal([null, readme.Groups[1].Value], policy.Ingress.Select(rule => Assert.Single(rule.FromProperty).NamespaceSelector.MatchLabels?["kubernetes.io/metadata.name"]));
+        Assert.Equal(
+            Regex.Matches(readme.Groups[2].Value, @"\d+").Select(port => $"{port.Value}/TCP").Concat(["53/UDP", "53/TCP"]).Order(),
+            Assert.Single(policy.Egress).Ports.Select(port => $"{port.Port.Value}/{port.Protocol ?? "TCP"}").Order());
+    }
+
+    [FactWith(Kubectl)]
+    public async Task WhileOnePodIsReplacedOrAnotherEvictedSomeAreLeft()
+    {
+        var manifests = await RenderAsync("");
+        var scaler = Of<V2HorizontalPodAutoscaler>(manifests).Spec;
+        var rolling = Of<V1Deployment>(manifests).Spec.Strategy.RollingUpdate;
+        var budget = Of<V1PodDisruptionBudget>(manifests).Spec;
+
+        Assert.Matches($@"a deployment of {scaler.MinReplicas} to {scaler.MaxReplicas}\s+pods", Readme.Text);
+        Assert.True(scaler.MinReplicas > 1);
+        Assert.Equal(("1", "0"), (rolling.MaxSurge.Value, rolling.MaxUnavailable.Value));
+        Assert.Equal(("1", "AlwaysAllow"), (budget.MaxUnavailable.Value, budget.UnhealthyPodEvictionPolicy));
+    }
+
+    [FactWith(Kubectl)]
     public async Task SelectorsFindThePods_AndNothingElse()
     {
         var manifests = await RenderAsync("");
@@ -70,6 +100,8 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
 
         Assert.Equal(Regex.Match(await DockerfileAsync(), @"ASPNETCORE_HTTP_PORTS=(\d+)").Groups[1].Value, ports["http"]);
         Assert.Equal(container.Env.Single(variable => variable.Name is "OTEL_EXPORTER_PROMETHEUS_PORT").Value, ports["metrics"]);
+        Assert.Equal(("true", ports["metrics"]), (
+            Of<V1Deployment>(manifests).Spec.Template.Metadata.Annotations["prometheus.io/scrape"], Of<V1Deployment>(manifests).Spec.Template.Metadata.Annotations["prometheus.io/port"]));
         Assert.Equal("http", Assert.Single(Of<V1Service>(manifests).Spec.Ports).TargetPort.Value);
         foreach (var (probe, path) in new[] { (container.StartupProbe, "live"), (container.LivenessProbe, "live"), (container.ReadinessProbe, "ready") })
         {
@@ -77,9 +109,9 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
             Assert.Equal(200, (await fixture.Service.SendAsync("GET", probe.HttpGet.Path)).Status);
         }
 
-        // Readiness is answered within 2 seconds, and a stop within 15.
+        // Readiness is answered within 2 seconds, and a stop within 15, which begins when the hook has slept.
         Assert.True(container.ReadinessProbe.TimeoutSeconds > 2);
-        Assert.True(pod.TerminationGracePeriodSeconds > 15);
+        Assert.InRange(container.Lifecycle.PreStop.Sleep.Seconds, 5, pod.TerminationGracePeriodSeconds!.Value - 16);
     }
 
     [FactWith(Kubectl)]
