@@ -152,6 +152,16 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
+    public async Task VersionIsTheChangelogsFirst()
+    {
+        var changelog = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "CHANGELOG.md"));
+        using var version = ServiceProcess.Start(["--version"]);
+
+        Assert.Equal((0, ""), (await version.WaitForExitAsync(), version.Errors));
+        Assert.Matches($@"^{Regex.Escape(Regex.Match(changelog, @"^## (\S+?),? ", RegexOptions.Multiline).Groups[1].Value)}(\+[0-9a-f]+)?$", version.Output);
+    }
+
+    [Fact]
     public async Task TheSettingsThatHelpShowsAreEnoughToServe()
     {
         using var help = ServiceProcess.Start(["--help"]);
@@ -174,7 +184,9 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         listener.Start();
         var url = $"http://127.0.0.1:{((IPEndPoint)listener.LocalEndpoint).Port}";
 
-        await AssertRefusesAsync(["--urls", url], Complete, url, "--urls");
+        var settings = Complete;
+        settings["Kestrel__Limits__MaxConcurrentConnections"] = "100";
+        await AssertRefusesAsync(["--urls", url], settings, url, "choose an address with --urls");
     }
 
     [Theory]

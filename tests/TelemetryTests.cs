@@ -1,5 +1,6 @@
 using System.Net;
 using System.Text.RegularExpressions;
+using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
 using Microsoft.Extensions.DependencyInjection;
 using OpenTelemetry.Metrics;
@@ -55,6 +56,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         Assert.Contains(collector.Spans, span => span.ParentSpanId == lookup.SpanId && span.Attributes.GetValueOrDefault("db.system.name") is "postgresql");
         Assert.Contains("calcom.account.resolutions", collector.MetricsText, StringComparison.Ordinal);
         Assert.Contains("calcom-accounts", collector.MetricsText, StringComparison.Ordinal);
+        Assert.Contains(Program.Version, collector.MetricsText, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -29,6 +29,12 @@ internal static class Program
                 return 0;
             }
 
+            if (args is ["--version"])
+            {
+                await Console.Out.WriteLineAsync(Version);
+                return 0;
+            }
+
             var (command, option, settings) = CommandLine.Parse(args, s_commands);
             return await (command is null ? ServeAsync(settings) : command.RunAsync(option, CreateBuilder(settings).Configuration));
         }
@@ -38,6 +44,10 @@ internal static class Program
             return 1;
         }
     }
+
+    /// <summary>As CHANGELOG.md has it, and the commit where it was built from a repository.</summary>
+    internal static string Version { get; } =
+        typeof(Program).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
 
     /// <summary>The service on a configuration that is complete, not yet started.</summary>
     /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>

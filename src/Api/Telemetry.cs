@@ -64,7 +64,8 @@ internal static class Telemetry
     private static void AddExporters(WebApplicationBuilder builder, bool sendsOtlp, string? prometheusUrl)
     {
         var telemetry = builder.Services.AddOpenTelemetry()
-            .ConfigureResource(resource => resource.AddService(builder.Configuration[ServiceNameKey] is { Length: > 0 } name ? name : "calcom-accounts"))
+            .ConfigureResource(resource => resource.AddService(
+                builder.Configuration[ServiceNameKey] is { Length: > 0 } name ? name : "calcom-accounts", serviceVersion: Program.Version))
             .WithMetrics(metrics => metrics.AddMeter(s_meters));
         if (sendsOtlp)
         {
