@@ -16,7 +16,7 @@ public static class DatabaseMigrator
     // Any constant will do, as long as nothing else in the database locks it.
     private const long LockKey = 0x43616C636F6D;
 
-    private const string SessionSql = "set lock_timeout = '4s'; set idle_in_transaction_session_timeout = 0";
+    private const string SessionSql = "set lock_timeout = '6s'; set idle_in_transaction_session_timeout = 0";
 
     /// <summary>Applies what is missing, all of it or nothing, and returns the names of the files applied.</summary>
     /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
@@ -63,7 +63,7 @@ public static class DatabaseMigrator
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
             $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
         PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable } =>
-            "it waited 4 seconds for a lock of somebody else, perhaps of another migration; try again when that has ended. Nothing was changed",
+            "it waited 6 seconds for a lock of somebody else, perhaps of another migration; try again when that has ended. Nothing was changed",
         PostgresException => $"{ConnectionStrings.Explain(exception)}. Nothing was changed",
         _ => ConnectionStrings.Explain(exception),
     };
