@@ -40,7 +40,7 @@ internal static class Healthcheck
         try
         {
             var addresses = configured.Select(BindingAddress.Parse).Where(address => !address.IsUnixPipe).ToList();
-            var address = addresses.Find(address => address.Scheme is "http") ?? addresses[0];
+            var address = addresses.Find(address => address.Scheme is "http") ?? addresses.FirstOrDefault() ?? throw new FormatException("None has a port.");
             return new UriBuilder(address.Scheme, IPAddress.TryParse(address.Host, out var host) && !IsAny(host) ? address.Host : "localhost", address.Port).Uri;
         }
         catch (Exception exception) when (exception is FormatException or ArgumentException)

@@ -54,10 +54,10 @@ internal static class Program
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
         var connectionString = builder.Configuration.GetConnectionString(ConnectionStrings.Name);
-        string[] missing = [.. connectionString is null ? [ConnectionStrings.Key] : Array.Empty<string>(), .. Authentication.FindMissing(builder.Configuration)];
-        if (missing is not [])
+        var missing = Authentication.FindMissing(builder.Configuration);
+        if (connectionString is null || missing.Any())
         {
-            throw NotConfigured(string.Join(", ", missing));
+            throw NotConfigured(string.Join(", ", connectionString is null ? missing.Prepend(ConnectionStrings.Key) : missing));
         }
 
         var lookupLimits = Limits.Set(builder);
@@ -67,7 +67,7 @@ internal static class Program
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 
         builder.Services.AddApplication();
-        builder.Services.AddInfrastructure(connectionString!, lookupLimits);
+        builder.Services.AddInfrastructure(connectionString, lookupLimits);
         builder.Services.AddJwtAuthentication(builder.Configuration);
         builder.Services.AddErrorHandling();
         builder.Services.AddControllers(mvc =>

@@ -139,16 +139,12 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
                 }
             }
         }
-        catch (Exception exception) when (batch.Requests.Count is 1)
-        {
-            batch.Requests[0].TrySetException(exception);
-        }
         catch (Exception exception)
         {
             // Each throws its own: the stack trace of one that is thrown again and again grows with every request.
             foreach (var pending in batch.Requests)
             {
-                pending.TrySetException(new NpgsqlException(exception.Message, exception));
+                pending.TrySetException(batch.Requests.Count is 1 ? exception : new NpgsqlException(exception.Message, exception));
             }
         }
     }
