@@ -63,18 +63,20 @@ public sealed class ClientTests(ServiceFixture fixture)
     public async Task AMemberOfSeveralOrganizationsNamesOneOfThem()
     {
         var subject = Guid.NewGuid().ToString();
-        var (here, elsewhere) = (await fixture.Tables.AddAgentAsync(_org), await fixture.Tables.AddAgentAsync(Guid.NewGuid()));
+        var otherOrg = Guid.NewGuid();
+        var (here, elsewhere) = (await fixture.Tables.AddAgentAsync(_org), await fixture.Tables.AddAgentAsync(otherOrg));
         await fixture.Tables.AddMemberAsync(_org, subject);
+        await fixture.Tables.AddMemberAsync(otherOrg, subject);
         using var http = Http(fixture.Service, Tokens.OfSubject(subject));
         var client = new CalcomAccountsClient(http);
 
-        foreach (var (org, found) in new[] { ($"{_org}", true), ($"{Guid.NewGuid()}", false) })
+        foreach (var (org, found, notFound) in new[] { (_org, here, elsewhere), (otherOrg, elsewhere, here) })
         {
-            var many = await client.GetAgentCalcomAccountsAsync(new() { Agent_ids = [$"{here}", $"{elsewhere}"], Org_id = org });
-            Assert.Equal([found, false], many.Data!.Accounts!.Select(one => one.Account is not null));
+            var many = await client.GetAgentCalcomAccountsAsync(new() { Agent_ids = [$"{found}", $"{notFound}"], Org_id = $"{org}" });
+            Assert.Equal([true, false], many.Data!.Accounts!.Select(one => one.Account is not null));
 
-            var single = client.GetAgentCalcomAccountAsync($"{here}", org);
-            Assert.Equal(found, await Record.ExceptionAsync(() => single) is null);
+            Assert.True((await client.GetAgentCalcomAccountAsync($"{found}", $"{org}")).Success);
+            Assert.Equal(404, (await Assert.ThrowsAsync<ApiException<ErrorResponse>>(() => client.GetAgentCalcomAccountAsync($"{notFound}", $"{org}"))).StatusCode);
         }
     }
 
