@@ -66,7 +66,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("alter table calcom.org_members rename to t; create view calcom.org_members with (security_invoker) as select org_id, subject from calcom.t; revoke select on calcom.t from calcom_reader; grant select on calcom.org_members to calcom_reader", "answer", "permission denied")]
     [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "or there more than once: agents: 2")]
     [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "or there more than once: org_accounts: 1")]
-    [InlineData("drop index calcom.agent_keys_agent_id", "plan", "rows in agent_keys, which is read whole")]
+    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "rows in agent_keys, which is read whole")]
     [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "rows in agents, which is read whole")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "rows in org_members, which is read whole")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "rows in org_members_expr_org_id_subject_idx, which is read whole")]
@@ -170,12 +170,13 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         }
 
         var linkedAlone = await views.AddAgentAsync(one, own);
+        await views.AddOrgAccountAsync(other, new() { Status = new string('x', 65) });
         await views.AddKeyAsync(linkedAlone, new() { ApiKey = null });
         var deleted = await views.AddAgentAsync(one, foreign, deleted: true);
         await views.AddKeyAsync(deleted, new());
         await views.AddKeyAsync(deleted, new());
 
-        Assert.Equal(new DatabaseCounts(Agents: 11, TwoConnectedKeys: 2, KeyAndLink: 3, DanglingLink: 1, ForeignLink: 4, BlankName: 4), (await CheckAsync(views)).Data);
+        Assert.Equal(new DatabaseCounts(Agents: 11, TwoConnectedKeys: 2, KeyAndLink: 3, DanglingLink: 1, ForeignLink: 4, BlankName: 4, LongText: 1), (await CheckAsync(views)).Data);
     }
 
     [Fact]
@@ -198,7 +199,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     public async Task TheCommandExitsWithOneWhereAnythingIsNot()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
-        await database.ExecuteAsync("grant select on calcom.agent_keys to calcom_reader; drop index calcom.agent_keys_agent_id");
+        await database.ExecuteAsync("grant select on calcom.agent_keys to calcom_reader; drop index calcom.agent_keys_agent_id_created_at_id");
         using var check = Start("check", database.ServiceConnectionString);
 
         Assert.Equal((1, ""), (await check.WaitForExitAsync(), check.Errors));
@@ -221,7 +222,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(["name", "ok", "detail"], first.Select(member => member.Key));
         Assert.Equal(("connection", exitCode is 0), (first["name"]!.GetValue<string>(), first["ok"]!.GetValue<bool>()));
         Assert.Equal(
-            exitCode is 0 ? ["agents", "two_connected_keys", "key_and_link", "dangling_link", "foreign_link", "blank_name"] : null,
+            exitCode is 0 ? ["agents", "two_connected_keys", "key_and_link", "dangling_link", "foreign_link", "blank_name", "long_text"] : null,
             report["data"]?.AsObject().Select(member => member.Key));
         Assert.DoesNotContain(TestDatabase.ServicePassword, check.Output, StringComparison.Ordinal);
     }

@@ -29,6 +29,7 @@ internal static class CheckReport
                 (data.DanglingLink, "of them are linked to an account that is not there: the link is ignored"),
                 (data.ForeignLink, "of them are linked to another organization's account: the link is ignored"),
                 (data.BlankName, "keys and accounts have a blank name: they are called Default"),
+                (data.LongText, "keys and accounts have a text that is too long: it is cut after 2048 characters"),
             })
             {
                 text.AppendLine(CultureInfo.InvariantCulture, $"{count,10}  {meaning}");

@@ -1,3 +1,4 @@
+using CalcomAccounts.Application;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Mvc;
 
@@ -32,6 +33,7 @@ internal static class ErrorHandling
             StatusCodes.Status404NotFound when context.GetEndpoint() is null => ErrorResponse.RouteNotFound,
             StatusCodes.Status404NotFound => ErrorResponse.AgentNotFound,
             StatusCodes.Status405MethodNotAllowed => ErrorResponse.MethodNotAllowed,
+            StatusCodes.Status429TooManyRequests => ErrorResponse.TooManyRequests,
             >= StatusCodes.Status500InternalServerError => ErrorResponse.InternalError,
             _ => ErrorResponse.InvalidRequest("The request is not valid"),
         };
@@ -41,10 +43,20 @@ internal static class ErrorHandling
     // ASP.NET Core does not log an exception that a handler reports as handled: RequestLog does.
     private sealed class UnexpectedExceptionHandler : IExceptionHandler
     {
-        public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        // Clients that do not heed Retry-After would otherwise ask again at once, and take the processor from others.
+        private static readonly TimeSpan s_pauseBeforeTooManyRequests = TimeSpan.FromMilliseconds(250);
+
+        public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {
             httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
-            return ValueTask.FromResult(true);
+            if (exception is TooManyLookupsException)
+            {
+                await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken);
+                httpContext.Response.StatusCode = StatusCodes.Status429TooManyRequests;
+                httpContext.Response.Headers.RetryAfter = "1";
+            }
+
+            return true;
         }
     }
 }

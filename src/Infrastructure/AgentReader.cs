@@ -11,17 +11,19 @@ internal readonly record struct Lookup(Guid AgentId, Caller Caller);
 /// <summary>Reads any number of agents in one statement.</summary>
 internal sealed class AgentReader(NpgsqlDataSource dataSource)
 {
+    // The policy's 'connected' for ranking keys, on the text that is returned, with .NET's white space and without any locale. The
+    // unique index agent_keys_one_connected_per_agent has the same condition, and so serves it.
+    internal const string IsConnectedSql = $"""
+        has_api_key and (left(status, 2048) collate "C" !~* '^{WhiteSpace}(inactive|not_connected){WhiteSpace}$') is not false
+        """;
+
     // For each lookup that reaches its agent one row an account, or one of nulls where it has none. It is of one organization: the
     // caller's, or a member's agent's own. Another's account is not read, whatever the link says; a caller with neither organization
-    // nor subject would reach nothing.
-    internal const string Sql = """
+    // nor subject would reach nothing. However many keys an agent has, the best-ranked 100 are read, each branch by an index of its own;
+    // and only the best of all, which may be the effective account, with its name and URL. Texts are cut.
+    internal const string Sql = $"""
         select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
-               account.has_api_key is true as has_api_key, account.api_base_url, account.status,
-               case -- .NET holds the years 1 to 9999, and infinity
-                   when account.created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity'
-                   when account.created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity'
-                   else account.created_at
-               end as created_at
+               account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
         from unnest(@AgentIds, @OrgIds, @Subjects) with ordinality lookup (agent_id, org_id, subject, position)
         join lateral (
             select id, org_id, org_account_id
@@ -34,17 +36,43 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
               and (lookup.subject is null or exists (
                   select from calcom.org_members member
                   where member.org_id = agents.org_id and member.subject = lookup.subject))
-            offset 0 -- keeps a small table from being scanned and hashed whole for each statement
+            limit 1
         ) agent on true
         left join lateral (
-            select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
-            from calcom.agent_keys
-            where agent_id = agent.id
+            (select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
+             from (
+                 (select true as is_connected, id, has_api_key, left(status, 2048) as status, {CreatedAt} as created_at,
+                         case when row_number() over (order by {CreatedAt} desc nulls last, id desc) = 1 then left(account_name, 2048) end as account_name,
+                         case when row_number() over (order by {CreatedAt} desc nulls last, id desc) = 1 then left(api_base_url, 2048) end as api_base_url
+                  from (
+                      select id, has_api_key, status, created_at, account_name, api_base_url
+                      from calcom.agent_keys
+                      where agent_id = agent.id and {IsConnectedSql}
+                      order by created_at desc nulls last, id desc
+                      limit 100
+                  ) connected)
+                 union all
+                 (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
+                  from calcom.agent_keys
+                  where agent_id = agent.id and ({IsConnectedSql}) is not true
+                  order by agent_keys.created_at desc nulls last, id desc
+                  limit 100)
+             ) key
+             order by is_connected desc, created_at desc nulls last, id desc
+             limit 100)
             union all
-            select true, id, account_name, has_api_key, api_base_url, status, created_at
-            from calcom.org_accounts
-            where org_id = agent.org_id and id = agent.org_account_id
+            (select true, id, left(account_name, 2048), has_api_key, left(api_base_url, 2048), left(status, 2048), {CreatedAt}
+             from calcom.org_accounts
+             where org_id = agent.org_id and id = agent.org_account_id
+             limit 2)
         ) account on true
+        """;
+
+    private const string WhiteSpace = @"[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*";
+
+    // .NET holds the years 1 to 9999, and infinity.
+    private const string CreatedAt = """
+        case when created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity' when created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity' else created_at end
         """;
 
     // Npgsql clears its pool of ended sessions when it meets the first, and hands out others until it is done with that.
@@ -55,7 +83,8 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     private readonly NpgsqlMultiHostDataSource? _servers = dataSource as NpgsqlMultiHostDataSource;
 
     /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that is out of its caller's reach.</summary>
-    /// <exception cref="NpgsqlException">The database could not be asked, or refused the statement.</exception>
+    /// <exception cref="DatabaseException">The database refused the statement or the login, or rows could not be read.</exception>
+    /// <exception cref="NpgsqlException">The database could not be asked.</exception>
     public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken)
     {
         var rows = await QueryAsync(new CommandDefinition(
@@ -67,8 +96,19 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                 Subjects = lookups.Select(lookup => lookup.Caller.Subject).ToArray(),
             },
             cancellationToken: cancellationToken));
+        try
+        {
+            return ToAgents(rows, lookups.Count);
+        }
+        catch (InvalidOperationException exception)
+        {
+            throw DatabaseException.From(exception);
+        }
+    }
 
-        var agents = new Agent?[lookups.Count];
+    private static Agent?[] ToAgents(List<Row> rows, int count)
+    {
+        var agents = new Agent?[count];
         foreach (var agent in rows.GroupBy(row => row.Position))
         {
             agents[agent.Key - 1] = new(
@@ -89,27 +129,33 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                 await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
                 return (await connection.QueryAsync<Row>(command)).AsList();
             }
-            catch (NpgsqlException exception) when (attempt < MaxAttempts && MayPass(exception))
+            catch (NpgsqlException exception) when (attempt < MaxAttempts && IsRetryable(exception))
             {
                 await Task.Delay(s_pause * attempt, command.CancellationToken);
             }
-            catch (NpgsqlException exception) when (attempt < MaxAttempts && _servers is not null && IsOfNoServer(exception))
+            catch (NpgsqlException exception) when (attempt < MaxAttempts && _servers is not null && IsWithoutServer(exception))
             {
                 // Those that have been away would be asked again only after Host Recheck Seconds.
                 _servers.ClearDatabaseStates();
                 await Task.Delay(s_pause * attempt, command.CancellationToken);
             }
+            catch (Exception exception) when (exception is PostgresException || exception is not (NpgsqlException or OperationCanceledException))
+            {
+                throw DatabaseException.From(exception);
+            }
         }
     }
 
-    // A session that the server has ended while it was pooled (by PgBouncer: 08P01), or a statement prepared before the schema changed
-    // (0A000). Reading again changes nothing. What has taken its time to fail is not tried again, unless there is another server to try it on.
-    private bool MayPass(NpgsqlException exception) =>
-        (exception.IsTransient && (_servers is not null || exception.InnerException is not TimeoutException))
-        || exception.SqlState is PostgresErrorCodes.ProtocolViolation or PostgresErrorCodes.FeatureNotSupported;
+    // A session that the server or PgBouncer has ended while it was pooled, or a statement prepared before the schema changed (0A000).
+    // Reading again changes nothing. What has taken its time to fail is not tried again, unless there is another server to try it on; nor
+    // is what the server says of the statement, whatever code a view raises it with.
+    private bool IsRetryable(NpgsqlException exception) => exception is PostgresException error
+        ? DatabaseException.EndsSession(error) ? error.IsTransient || error.SqlState is PostgresErrorCodes.ProtocolViolation
+            : error.SqlState is PostgresErrorCodes.FeatureNotSupported
+        : exception.IsTransient && (_servers is not null || exception.InnerException is not TimeoutException);
 
     // Of several servers, none that was not known to be away could be connected to.
-    private static bool IsOfNoServer(NpgsqlException exception) =>
+    private static bool IsWithoutServer(NpgsqlException exception) =>
         exception is not PostgresException && exception.InnerException is null or AggregateException;
 
     private sealed record Row(

@@ -6,26 +6,45 @@ using Npgsql;
 namespace CalcomAccounts.Infrastructure;
 
 /// <summary>
-/// Lets lookups share round trips: only so many statements are in flight, and what arrives meanwhile goes with the next, in
-/// the order of arrival. Nothing waits for a timer, and nothing is kept: each lookup is read after it has arrived. The lookups of
-/// one request stay together.
+/// Request batching (the DataLoader pattern): only so many statements are in flight, and lookups that arrive meanwhile share the next, by
+/// <see cref="LookupQueue"/>'s fair shares. Nothing waits for a timer, and nothing is kept: each lookup is read after it has arrived.
+/// A statement that fails or holds others up is read again in parts, so that the lookup to blame fails alone; beside the others, suspects
+/// have one statement in flight.
 /// </summary>
-internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limits) : IAgentReader
+internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
+
+    // How long a shared statement may take while others are answered: many times what one takes.
+    internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
+
+    // Suspects that fail at once are asked no faster.
+    private static readonly TimeSpan s_pauseAfterFailure = TimeSpan.FromMilliseconds(25);
 
     private static readonly ActivitySource s_source = new(InfrastructureServices.ActivitySourceName);
 
     private static readonly ExecutionContext s_noRequest = CaptureNoRequest();
 
-    // Guards the queue, the counts, and what each request went with.
+    private readonly AgentReader _reader;
+    private readonly LookupLimits _limits;
+
+    // Guards all below, and what each request went with.
     private readonly Lock _lock = new();
-    private readonly LinkedList<PendingRequest> _queue = [];
-    private int _queuedLookups;
-    private int _inFlight;
+    private readonly SuspectList _suspects = new(TimeProvider.System);
+    private readonly LookupQueue _queue;
+    private readonly Queue<List<PendingRequest>> _partsByCaller = [];
+    private readonly Queue<List<PendingRequest>> _partsOfOneCaller = [];
+    private int _sharedInFlight;
+    private bool _isApartInFlight;
+
+    // When the latest of the statements that have been answered was sent.
+    private long _latestAnswered;
+
+    public BatchingAgentReader(AgentReader reader, LookupLimits limits) =>
+        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, _suspects));
 
     /// <inheritdoc/>
-    /// <exception cref="InvalidOperationException">Too many lookups are queued already.</exception>
+    /// <exception cref="InvalidOperationException">The queue is full of others' lookups.</exception>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
     {
         if (caller is { OrgId: null, Subject: null })
@@ -39,81 +58,109 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
             return new Agent?[agentIds.Count];
         }
 
-        var pending = new PendingRequest([.. agentIds.Select(agentId => new Lookup(agentId, caller))]);
-        Enqueue(pending);
+        var pending = new PendingRequest(agentIds, caller);
+        IReadOnlyList<PendingRequest> displaced;
+        lock (_lock)
+        {
+            displaced = _queue.Add(pending);
+        }
+
+        StartIdleSlots();
+        foreach (var other in displaced)
+        {
+            other.TrySetException(new TooManyLookupsException());
+        }
+
         try
         {
             return await pending.Task.WaitAsync(cancellationToken);
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
-            GiveUp(pending);
+            Abandon(pending);
             throw;
         }
     }
 
-    private void Enqueue(PendingRequest pending)
+    /// <inheritdoc/>
+    public Task ProbeAsync(CancellationToken cancellationToken) =>
+        _reader.ReadAsync([new(Guid.Empty, Caller.OfOrganization(Guid.Empty))], cancellationToken);
+
+    private void StartIdleSlots()
+    {
+        while (TryReserveSlot() is { } slot)
+        {
+            // It serves others' lookups too, so it carries no one request's trace on.
+            ExecutionContext.Run(
+                s_noRequest,
+                static state =>
+                {
+                    var (reader, slot) = ((BatchingAgentReader, Slot))state!;
+                    _ = reader.RunSlotAsync(slot);
+                },
+                (this, slot));
+        }
+    }
+
+    private Slot? TryReserveSlot()
     {
         lock (_lock)
         {
-            // Where nobody waits, a request for more than that is served all the same.
-            if (_queuedLookups > 0 && _queuedLookups + pending.Lookups.Count > limits.MaxQueuedLookups)
+            if (_sharedInFlight < _limits.MaxStatementsInFlight && (_queue.HasShared || _partsByCaller.Count > 0))
             {
-                throw new InvalidOperationException($"{_queuedLookups} lookups are queued already.");
+                _sharedInFlight++;
+                return Slot.Shared;
             }
 
-            _queue.AddLast(pending.Node);
-            _queuedLookups += pending.Lookups.Count;
-            if (_inFlight == limits.MaxStatementsInFlight)
+            if (!_isApartInFlight && (_queue.HasApart || _partsOfOneCaller.Count > 0))
             {
-                return;
+                _isApartInFlight = true;
+                return Slot.Apart;
             }
 
-            _inFlight++;
+            return null;
         }
-
-        // It serves others' lookups too, so it carries no one request's trace on.
-        ExecutionContext.Run(s_noRequest, static reader => _ = ((BatchingAgentReader)reader!).SendAsync(), this);
     }
 
-    private async Task SendAsync()
+    private async Task RunSlotAsync(Slot slot)
     {
-        while (TakeNext() is { } batch)
+        while (TakeNext(slot) is { } batch)
         {
             await AnswerAsync(batch);
 
             // Requests that have arrived meanwhile come first, and go along.
             await Task.Yield();
         }
+
+        // What could not be taken here may wait for the other slot.
+        StartIdleSlots();
     }
 
-    private Batch? TakeNext()
+    private Batch? TakeNext(Slot slot)
     {
         lock (_lock)
         {
-            var requests = new List<PendingRequest>(Math.Min(_queue.Count, MaxBatch));
-            var lookups = 0;
-            while (_queue.First is { } first && (lookups is 0 || lookups + first.Value.Lookups.Count <= MaxBatch))
+            var parts = slot is Slot.Shared ? _partsByCaller : _partsOfOneCaller;
+            while (parts.TryDequeue(out var part))
             {
-                Dequeue(first);
-                requests.Add(first.Value);
-                lookups += first.Value.Lookups.Count;
+                if (part.Exists(request => !request.Task.IsCompleted))
+                {
+                    return Batch.Of(part, slot, isPart: true);
+                }
+
+                _queue.EndQuestioning(part[0].Caller);
             }
 
-            if (requests is [])
+            var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : _queue.TakeApart(MaxBatch);
+            if (requests is not [])
             {
-                _inFlight--;
-                return null;
+                return Batch.Of(requests, slot, isPart: false);
             }
 
-            return Batch.Of(requests);
+            _sharedInFlight -= slot is Slot.Shared ? 1 : 0;
+            _isApartInFlight &= slot is Slot.Shared;
+            return null;
         }
-    }
-
-    private void Dequeue(LinkedListNode<PendingRequest> node)
-    {
-        _queue.Remove(node);
-        _queuedLookups -= node.Value.Lookups.Count;
     }
 
     private async Task AnswerAsync(Batch batch)
@@ -121,35 +168,27 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         try
         {
             var agents = await ReadAsync(batch);
-            var next = 0;
-            foreach (var pending in batch.Requests)
-            {
-                pending.TrySetResult(new ArraySegment<Agent?>(agents, next, pending.Lookups.Count));
-                next += pending.Lookups.Count;
-            }
+            Settle(batch);
+            batch.Requests.ForEach(request => request.SetAgents(agents));
         }
-        catch (Exception exception) when (batch.Requests.Count > 1 && exception is PostgresException { IsTransient: false } or not NpgsqlException)
+        catch (Exception exception) when (exception is NpgsqlException or DatabaseException { HasEndedSession: true })
         {
-            // One of them may be to blame, for what it asks or for rows that can't be read, and no other may fail for it.
-            foreach (var pending in batch.Requests)
-            {
-                if (TakeAlone(pending) is { } alone)
-                {
-                    await AnswerAsync(alone);
-                }
-            }
+            // Nobody could have been answered: it says nothing of what was asked.
+            End(batch);
+            Fail(batch.Requests, exception);
         }
         catch (Exception exception)
         {
-            // Each throws its own: the stack trace of one that is thrown again and again grows with every request.
-            foreach (var pending in batch.Requests)
+            var failed = Separate(batch);
+            Fail(failed, exception);
+            if (failed is not [] && batch.Slot is Slot.Apart)
             {
-                pending.TrySetException(batch.Requests.Count is 1 ? exception : new NpgsqlException(exception.Message, exception));
+                await Task.Delay(s_pauseAfterFailure);
             }
         }
     }
 
-    private async Task<Agent?[]> ReadAsync(Batch batch)
+    private async Task<IReadOnlyDictionary<Lookup, Agent?>> ReadAsync(Batch batch)
     {
         // A span has one parent; the others' traces are linked to it.
         using var span = s_source.HasListeners()
@@ -159,34 +198,147 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
                 batch.Requests[0].Trace,
                 links: batch.Requests.Skip(1).Select(pending => new ActivityLink(pending.Trace)))
             : null;
-        return await reader.ReadAsync([.. batch.Requests.SelectMany(pending => pending.Lookups)], batch.Cancellation.Token);
+        try
+        {
+            var agents = await WaitAsync(_reader.ReadAsync(batch.Lookups, batch.Cancellation.Token), batch);
+            return batch.Lookups.Zip(agents).ToDictionary(found => found.First, found => found.Second);
+        }
+        catch (Exception exception)
+        {
+            span?.SetStatus(ActivityStatusCode.Error);
+            span?.SetTag("error.type", (exception as DatabaseException)?.SqlState ?? exception.GetType().FullName);
+            span?.SetTag("db.response.status_code", (exception as DatabaseException)?.SqlState);
+            throw;
+        }
     }
 
-    private Batch? TakeAlone(PendingRequest pending)
+    private async Task<Agent?[]> WaitAsync(Task<Agent?[]> reading, Batch batch)
+    {
+        while (!(batch.IsAlone && batch.Slot is Slot.Apart))
+        {
+            await ((Task)reading).WaitAsync(SharedStatementTimeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (reading.IsCompleted)
+            {
+                break;
+            }
+
+            // Where a later statement has been answered, it is not the database that is slow.
+            if (batch.IsPart || batch.Slot is Slot.Apart || Volatile.Read(ref _latestAnswered) > batch.Sent)
+            {
+                batch.IsOverdue = true;
+                Cancel(batch);
+                break;
+            }
+        }
+
+        return await reading;
+    }
+
+    private void Settle(Batch batch)
     {
         lock (_lock)
         {
-            return pending.Task.IsCompleted ? null : Batch.Of([pending]);
+            _latestAnswered = Math.Max(_latestAnswered, batch.Sent);
+            batch.Requests.ForEach(_suspects.Remove);
+        }
+
+        End(batch);
+    }
+
+    private void End(Batch batch)
+    {
+        if (batch.IsPart)
+        {
+            lock (_lock)
+            {
+                _queue.EndQuestioning(batch.Requests[0].Caller);
+            }
+
+            StartIdleSlots();
+        }
+    }
+
+    /// <summary>Has what a statement was to answer read again in parts, those of different callers first.</summary>
+    /// <returns>The requests that are to blame, as they were read alone.</returns>
+    private List<PendingRequest> Separate(Batch batch)
+    {
+        List<PendingRequest> failed = [];
+        lock (_lock)
+        {
+            var waiting = batch.Requests.FindAll(request => !request.Task.IsCompleted);
+            waiting.ForEach(request => request.Batch = null);
+            if (batch.IsAlone)
+            {
+                _suspects.Add(batch.Requests[0]);
+                if (batch.IsOverdue)
+                {
+                    waiting.ForEach(_queue.Return);
+                }
+                else
+                {
+                    failed = waiting;
+                }
+            }
+            else if (waiting.Select(request => new CallerKey(request.Caller)).Distinct().Count() > 1)
+            {
+                foreach (var part in waiting.GroupBy(request => new CallerKey(request.Caller)))
+                {
+                    AddPart(_partsByCaller, [.. part]);
+                }
+            }
+            else
+            {
+                foreach (var half in waiting.Chunk(Math.Max(1, (waiting.Count + 1) / 2)))
+                {
+                    AddPart(_partsOfOneCaller, [.. half]);
+                }
+            }
+        }
+
+        End(batch);
+        StartIdleSlots();
+        return failed;
+    }
+
+    private void AddPart(Queue<List<PendingRequest>> parts, List<PendingRequest> part)
+    {
+        _queue.BeginQuestioning(part[0].Caller);
+        parts.Enqueue(part);
+    }
+
+    private static void Fail(List<PendingRequest> requests, Exception exception)
+    {
+        foreach (var request in requests)
+        {
+            // Each throws its own: the stack trace of one that is thrown again and again grows with every request.
+            request.TrySetException(exception switch
+            {
+                DatabaseException failure => failure.Copy(),
+                NpgsqlException => new NpgsqlException(exception.Message, exception.InnerException),
+                _ => exception,
+            });
         }
     }
 
     /// <summary>Nobody waits for it any more. Where that is true of a whole batch, the server is told to end its statement.</summary>
-    private void GiveUp(PendingRequest pending)
+    private void Abandon(PendingRequest pending)
     {
         pending.TrySetCanceled();
         lock (_lock)
         {
-            if (pending.Batch is not { } batch)
+            if (pending.Node.List is not null)
             {
-                Dequeue(pending.Node);
+                _queue.Remove(pending);
             }
-            else if (batch.Requests.TrueForAll(other => other.Task.IsCanceled))
+            else if (pending.Batch is { } batch && batch.Requests.TrueForAll(other => other.Task.IsCanceled))
             {
-                // Npgsql blocks while it sends that, for seconds where the server is frozen.
-                _ = batch.Cancellation.CancelAsync();
+                Cancel(batch);
             }
         }
     }
+
+    // Npgsql blocks while it sends that, for seconds where the server is frozen.
+    private static void Cancel(Batch batch) => _ = batch.Cancellation.CancelAsync();
 
     private static ExecutionContext CaptureNoRequest()
     {
@@ -196,30 +348,41 @@ internal sealed class BatchingAgentReader(AgentReader reader, LookupLimits limit
         thread.Join();
         return context!;
     }
+}
 
-    // Its requests go on where the batch is answered, one after the other: to wake a thread for each would cost more than they do.
-    private sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
+/// <summary>Where a statement runs.</summary>
+internal enum Slot
+{
+    /// <summary>One of those that lookups of all callers share.</summary>
+    Shared,
+
+    /// <summary>The one of suspects, which has a session of its own.</summary>
+    Apart,
+}
+
+/// <summary>The requests of one statement.</summary>
+/// <param name="Requests">At least one.</param>
+/// <param name="Slot">Where it runs.</param>
+/// <param name="IsPart">Whether it reads again, for one caller, a part of what has failed.</param>
+internal sealed record Batch(List<PendingRequest> Requests, Slot Slot, bool IsPart)
+{
+    /// <summary>What is read: equal lookups once.</summary>
+    public IReadOnlyList<Lookup> Lookups { get; } = Requests is [var one] ? one.Lookups : [.. Requests.SelectMany(request => request.Lookups).Distinct()];
+
+    /// <summary>Whether all of it asks the same, so that a failure is of nothing else.</summary>
+    public bool IsAlone => Requests.TrueForAll(request => request.IsEqualTo(Requests[0]));
+
+    public static Batch Of(List<PendingRequest> requests, Slot slot, bool isPart)
     {
-        public PendingRequest(IReadOnlyList<Lookup> lookups) => (Lookups, Node) = (lookups, new(this));
-
-        public IReadOnlyList<Lookup> Lookups { get; }
-
-        public LinkedListNode<PendingRequest> Node { get; }
-
-        /// <summary>The request's own trace, where it has one.</summary>
-        public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
-
-        /// <summary>What it went with last; null while it is queued.</summary>
-        public Batch? Batch { get; set; }
+        var batch = new Batch(requests, slot, isPart);
+        requests.ForEach(request => request.Batch = batch);
+        return batch;
     }
 
-    private sealed record Batch(List<PendingRequest> Requests, CancellationTokenSource Cancellation)
-    {
-        public static Batch Of(List<PendingRequest> requests)
-        {
-            var batch = new Batch(requests, new());
-            requests.ForEach(pending => pending.Batch = batch);
-            return batch;
-        }
-    }
+    public CancellationTokenSource Cancellation { get; } = new();
+
+    public long Sent { get; } = Stopwatch.GetTimestamp();
+
+    /// <summary>Whether it was cancelled for taking too long.</summary>
+    public bool IsOverdue { get; set; }
 }

@@ -73,12 +73,11 @@ public static class DatabaseCheck
         order by relation
         """;
 
-    // Connected as section 2 of the contract defines it.
-    private const string DataSql = """
+    private const string DataSql = $"""
         with connected as (
             select agent_id, count(*) as keys
             from calcom.agent_keys
-            where has_api_key and coalesce(status, '') !~* '^\s*(inactive|not_connected)\s*$'
+            where {AgentReader.IsConnectedSql}
             group by agent_id
         ), agent as (
             select coalesce(connected.keys, 0) as keys, agents.org_account_id is not null as is_linked,
@@ -88,14 +87,17 @@ public static class DatabaseCheck
             left join calcom.org_accounts account on account.id = agents.org_account_id
             where agents.deleted_at is null
         ), account as (
-            select account_name from calcom.agent_keys union all select account_name from calcom.org_accounts
+            select account_name, api_base_url, status from calcom.agent_keys
+            union all
+            select account_name, api_base_url, status from calcom.org_accounts
         )
         select count(*) as agents,
                count(*) filter (where keys > 1) as two_connected_keys,
                count(*) filter (where keys > 0 and is_linked) as key_and_link,
                count(*) filter (where is_linked and not has_account) as dangling_link,
                count(*) filter (where has_account and not is_own) as foreign_link,
-               (select count(*) from account where coalesce(account_name, '') !~ '\S') as blank_name
+               (select count(*) from account where coalesce(account_name, '') !~ '\S') as blank_name,
+               (select count(*) from account where length(account_name) > 255 or length(status) > 64 or length(api_base_url) > 2048) as long_text
         from agent
         """;
 
@@ -303,4 +305,5 @@ public sealed record DatabaseFinding(string Name, bool Ok, string Detail);
 /// <param name="DanglingLink">Linked to an account that is not there.</param>
 /// <param name="ForeignLink">Linked to another organization's account.</param>
 /// <param name="BlankName">Keys and accounts whose name is blank: it is answered as <c>Default</c>.</param>
-public sealed record DatabaseCounts(long Agents, long TwoConnectedKeys, long KeyAndLink, long DanglingLink, long ForeignLink, long BlankName);
+/// <param name="LongText">Keys and accounts with a text longer than the service's own tables allow: it is cut after 2,048 characters.</param>
+public sealed record DatabaseCounts(long Agents, long TwoConnectedKeys, long KeyAndLink, long DanglingLink, long ForeignLink, long BlankName, long LongText);
