@@ -56,6 +56,11 @@ internal sealed class ServiceProcess : IDisposable
     public static ServiceProcess Start(string[] arguments, Dictionary<string, string>? environment = null) =>
         new(["dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments], environment ?? []);
 
+    /// <summary>The built program with its standard output elsewhere, as a shell's redirection says; <see cref="Output"/> stays empty.</summary>
+    public static ServiceProcess StartRedirected(string redirection, string[] arguments, Dictionary<string, string> environment) => new(
+        ["bash", "-c", $"exec \"$@\" {redirection}", "bash", "dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments],
+        environment);
+
     /// <summary>The README's first command, on the tree that these tests were built from.</summary>
     public static ServiceProcess DotnetRun(string[] arguments, Dictionary<string, string>? environment = null) =>
         new(["dotnet", "run", "--no-build", "--configuration", Configuration, "--project", Path.Combine(Repository, "src", "Api"), "--", .. arguments], environment ?? []);

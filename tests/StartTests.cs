@@ -231,6 +231,8 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             Assert.Equal(status, (int)(await client.SendAsync(request)).StatusCode);
 
             var line = JsonNode.Parse(await process.WaitForLineAsync(trace))!;
+            Assert.Equal(["Timestamp", "EventId", "LogLevel", "Category", "Message", "State"], line.AsObject().Select(member => member.Key));
+            Assert.Matches(@"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", line["Timestamp"]!.GetValue<string>());
             var state = line["State"]!;
             Assert.Equal("Information", line["LogLevel"]!.GetValue<string>());
             Assert.Equal(status, state["StatusCode"]!.GetValue<int>());
@@ -390,6 +392,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             await process.WaitForLineAsync("OpenAPI page: ");
 
             Assert.Contains(offered, process.Output, StringComparison.Ordinal);
+            Assert.Matches(@"(?m)^\d\d:\d\d:\d\d info: Microsoft\.Hosting\.Lifetime\[14\] Now listening on: ", process.Output);
         }
     }
 
@@ -483,6 +486,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         ServiceProcess.Signal("TERM", process.Id);
 
         Assert.Equal(0, await process.WaitForExitAsync());
+        Assert.Contains("Application is shutting down", process.Output, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -17,9 +17,10 @@ internal static class Limits
     {
         var configuration = builder.Configuration;
         var answerTimeout = ReadSeconds(configuration, "AnswerTimeoutSeconds", 5);
-        var shutdownTimeout = ReadSeconds(configuration, "ShutdownTimeoutSeconds", 15);
+        var shutdown = new ShutdownTimeouts(ReadSeconds(configuration, "ShutdownTimeoutSeconds", 15));
 
-        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = shutdownTimeout);
+        builder.Services.AddSingleton(shutdown);
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = shutdown.Requests);
 
         // Leaves a fifth for the answers to be sent in: all that wait may time out at once.
         builder.Services.AddRequestTimeouts(timeouts => timeouts.DefaultPolicy = new()

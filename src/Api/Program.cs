@@ -143,8 +143,6 @@ internal static class Program
 
     private static async Task<int> ServeAsync(string[] settings)
     {
-        Console.SetOut(TextWriter.Synchronized(new PacedWriter(Console.OpenStandardOutput())));
-
         var builder = CreateBuilder(settings);
         await using var development = await Development.PrepareAsync(builder);
         await using var app = Build(builder);
@@ -204,12 +202,14 @@ internal static class Program
     {
         try
         {
-            return WebApplication.CreateBuilder(new WebApplicationOptions
+            var builder = WebApplication.CreateBuilder(new WebApplicationOptions
             {
                 Args = Development.DefaultArguments(settings),
                 ApplicationName = typeof(Program).Assembly.GetName().Name,
                 ContentRootPath = AppContext.BaseDirectory,
             });
+            ConsoleLog.Use(builder.Logging);
+            return builder;
         }
         catch (Exception exception) when (exception is not StartupException)
         {
