@@ -17,7 +17,7 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
     private const int UsualLength = 1024;
 
     [ThreadStatic]
-    private static StringWriter? t_line;
+    private static StringWriter? s_line;
 
     private readonly ConsoleFormatter _formatter;
     private readonly BoundedLogWriter _writer;
@@ -44,7 +44,7 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
 
     private string Format<TState>(in LogEntry<TState> entry)
     {
-        var line = t_line ??= new(CultureInfo.InvariantCulture);
+        var line = s_line ??= new(CultureInfo.InvariantCulture);
         _formatter.Write(entry, _scopes, line);
         var buffer = line.GetStringBuilder();
         var text = buffer.ToString();

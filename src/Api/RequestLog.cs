@@ -1,7 +1,9 @@
 using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Diagnostics;
+using Npgsql;
 
 namespace CalcomAccounts.Api;
 
@@ -12,7 +14,7 @@ namespace CalcomAccounts.Api;
 internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLog> logger)
 {
     // These repeat what was sent, tokens included: URLs, methods, and the headers that Kestrel can't parse.
-    private static readonly string[] s_indiscreet =
+    private static readonly string[] s_sensitiveCategories =
     [
         "Microsoft.AspNetCore.Hosting.Diagnostics", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
         "Microsoft.AspNetCore.Server.Kestrel", "Microsoft.AspNetCore.StaticFiles",
@@ -21,7 +23,7 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
     /// <summary>Silences what repeats requests, however verbose the rest is configured to be.</summary>
     public static void Configure(ILoggingBuilder logging)
     {
-        foreach (var category in s_indiscreet)
+        foreach (var category in s_sensitiveCategories)
         {
             logging.AddFilter(category, LogLevel.Critical);
         }
@@ -62,7 +64,9 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
             Telemetry.Describe(span, route, agentId, outcome, decision);
         }
 
-        LogRequest(level, failure?.Error, status, outcome, agentId, milliseconds, route, span?.TraceId);
+        // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
+        var error = failure?.Error is DatabaseException or NpgsqlException ? new Summary(failure.Error) : failure?.Error;
+        LogRequest(level, error, status, outcome, agentId, milliseconds, route, span?.TraceId);
     }
 
     private static string Outcome(int status) => status switch
@@ -82,4 +86,10 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
         Message = "{StatusCode} {Outcome} agent={AgentId} ms={Milliseconds} route={Route} trace={TraceId}")]
     private partial void LogRequest(
         LogLevel level, Exception? exception, int statusCode, string outcome, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
+
+    /// <summary>Of an exception of the database only what may be logged, in one line: its type, and what is known of its cause.</summary>
+    private sealed class Summary(Exception exception) : Exception(ConnectionStrings.Explain(exception))
+    {
+        public override string ToString() => $"{exception.GetType()}: {Message}";
+    }
 }

@@ -80,13 +80,14 @@ public static class ConnectionStrings
     internal static string Describe(NpgsqlConnectionStringBuilder server) =>
         $"{string.Join(',', server.Host!.Split(',').Select(host => HasPort(host) ? host : $"{host}:{server.Port}"))}, database {server.Database ?? server.Username ?? "of the user's name"}";
 
-    /// <summary>Why a server could not be asked, or what it refused, in a line.</summary>
+    /// <summary>Why a server could not be asked, or what it refused, in a line: nothing that the server itself says but codes and names.</summary>
     public static string Explain(Exception exception) => exception switch
     {
-        PostgresException { SqlState: PostgresErrorCodes.ProtocolViolation, MessageText: var text } when text.Contains("startup parameter", StringComparison.Ordinal) =>
-            $"{text}; behind PgBouncer the connection string says Options=, as in the README's 'Growing'",
-        PostgresException refusal => $"{refusal.MessageText} ({refusal.SqlState})",
-        { InnerException: { } cause } => $"{exception.Message} ({cause.Message})",
+        PostgresException { SqlState: PostgresErrorCodes.ProtocolViolation } refusal when refusal.MessageText.Contains("startup parameter", StringComparison.Ordinal) =>
+            "unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string says Options=, as in the README's 'Growing'",
+        PostgresException refusal => DatabaseException.Describe(refusal),
+        AggregateException several => string.Join("; ", several.InnerExceptions.Select(Explain).Distinct()),
+        { InnerException: { } cause } => $"{exception.Message} ({Explain(cause)})",
         _ => exception.Message,
     };
 

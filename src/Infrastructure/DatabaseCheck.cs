@@ -122,9 +122,13 @@ public static class DatabaseCheck
                 data = await connection.QuerySingleAsync<DatabaseCounts>(DataSql);
             }
         }
+        catch (Exception exception) when (checks is [] && exception is not OperationCanceledException)
+        {
+            checks.Add(new("connection", false, ConnectionStrings.Explain(exception)));
+        }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            checks.Add(new(checks is [] ? "connection" : "statement", false, ConnectionStrings.Explain(exception)));
+            checks.Add(new("statement", false, ExplainStatement(exception)));
         }
 
         return new(ConnectionStrings.Describe(server), checks, data);
@@ -200,9 +204,9 @@ public static class DatabaseCheck
         {
             await new AgentReader(dataSource).ReadAsync(sample, cancellationToken);
         }
-        catch (PostgresException exception)
+        catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            checks.Add(new("answer", false, $"what requests ask fails: {ConnectionStrings.Explain(exception)}"));
+            checks.Add(new("answer", false, $"what requests ask fails: {ExplainStatement(exception)}"));
             return false;
         }
 
@@ -210,6 +214,10 @@ public static class DatabaseCheck
         checks.Add(new("answer", true, $"what requests ask is answered, in {milliseconds} ms the first time"));
         return true;
     }
+
+    // What rows can't be read as is said by libraries in messages that quote them.
+    private static string ExplainStatement(Exception exception) =>
+        ConnectionStrings.Explain(exception is NpgsqlException or DatabaseException ? exception : DatabaseException.From(exception));
 
     // Without whole scans where there is any other way, so that a table which is small today says what a big one would do.
     private static async Task<DatabaseFinding> CheckPlanAsync(NpgsqlConnection connection)

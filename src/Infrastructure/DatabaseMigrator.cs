@@ -45,13 +45,18 @@ public static class DatabaseMigrator
                 .LogToNowhere()
                 .Build()
                 .PerformUpgrade();
-            return result.Successful ? [.. result.Scripts.Select(FileName)] : throw result.Error;
+            return result.Successful
+                ? [.. result.Scripts.Select(FileName)]
+                : throw Failure(server, result.ErrorScript is { } script ? $"{FileName(script)}: {Explain(result.Error)}" : Explain(result.Error));
         }
-        catch (Exception exception) when (exception is not OperationCanceledException)
+        catch (Exception exception) when (exception is not (OperationCanceledException or StartupException))
         {
-            throw new StartupException($"could not migrate {ConnectionStrings.Describe(server)}: {Explain(exception)}", exception);
+            throw Failure(server, Explain(exception));
         }
     }
+
+    private static StartupException Failure(NpgsqlConnectionStringBuilder server, string cause) =>
+        new($"could not migrate {ConnectionStrings.Describe(server)}: {cause}");
 
     private static bool IsStep(string resource) =>
         resource.StartsWith(ScriptPrefix, StringComparison.Ordinal) && char.IsAsciiDigit(resource[ScriptPrefix.Length]);
@@ -61,7 +66,7 @@ public static class DatabaseMigrator
     private static string Explain(Exception exception) => exception switch
     {
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } refusal =>
-            $"{refusal.MessageText}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
+            $"{ConnectionStrings.Explain(refusal)}; migrate as the database's owner with CREATEROLE, or have the role calcom_reader created first. Nothing was changed",
         PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable } =>
             "it waited 6 seconds for a lock of somebody else, perhaps of another migration; try again when that has ended. Nothing was changed",
         PostgresException => $"{ConnectionStrings.Explain(exception)}. Nothing was changed",

@@ -189,8 +189,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             catch (NpgsqlException exception)
             {
                 throw new StartupException(
-                    $"the PostgreSQL container did not answer within {patience.TotalSeconds} seconds: {exception.Message}",
-                    exception);
+                    $"the PostgreSQL container did not answer within {patience.TotalSeconds} seconds: {ConnectionStrings.Explain(exception)}");
             }
         }
     }

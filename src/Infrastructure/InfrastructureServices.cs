@@ -1,6 +1,7 @@
 using CalcomAccounts.Application;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CalcomAccounts.Infrastructure;
 
@@ -26,8 +27,14 @@ public static class InfrastructureServices
         ThreadPool.GetMinThreads(out var workers, out var completionPorts);
         ThreadPool.SetMinThreads(Math.Max(workers, (2 * server.MaxPoolSize) + Environment.ProcessorCount), completionPorts);
 
-        // The name is a label of Npgsql's metrics, which would be the connection string otherwise.
-        services.AddNpgsqlDataSource(server.ConnectionString, pool => pool.Name = "calcom-accounts");
+        services.AddNpgsqlDataSource(server.ConnectionString, pool =>
+        {
+            // A label of Npgsql's metrics, which would be the connection string otherwise.
+            pool.Name = "calcom-accounts";
+
+            // Its own log has the database's messages and notices, which may quote rows.
+            pool.UseLoggerFactory(NullLoggerFactory.Instance);
+        });
         services.AddSingleton(limits);
         services.AddSingleton<AgentReader>();
         services.AddSingleton<IAgentReader, BatchingAgentReader>();

@@ -18,10 +18,18 @@ public sealed class LoginPrivileges(NpgsqlDataSource dataSource)
         """;
 
     /// <summary>Whether an <c>api_key</c> is within its reach; never so where the relations have no such column.</summary>
+    /// <exception cref="DatabaseException">The database refused the statement.</exception>
     /// <exception cref="NpgsqlException">The database can't be asked.</exception>
     public async Task<bool> CanReadApiKeyAsync(CancellationToken cancellationToken)
     {
-        await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
-        return await connection.ExecuteScalarAsync<bool>(new CommandDefinition(CanReadApiKeySql, cancellationToken: cancellationToken));
+        try
+        {
+            await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
+            return await connection.ExecuteScalarAsync<bool>(new CommandDefinition(CanReadApiKeySql, cancellationToken: cancellationToken));
+        }
+        catch (PostgresException exception)
+        {
+            throw DatabaseException.From(exception);
+        }
     }
 }

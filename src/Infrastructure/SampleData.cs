@@ -22,6 +22,7 @@ public static class SampleData
     /// Migrates the new database that a superuser's connection string names, loads the sample, and returns the
     /// connection string of a login that is <c>calcom_reader</c> and nothing else.
     /// </summary>
+    /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
     public static async Task<string> LoadAsync(string ownerConnectionString, CancellationToken cancellationToken)
     {
         await DatabaseMigrator.MigrateAsync(ownerConnectionString, cancellationToken);
@@ -30,12 +31,20 @@ public static class SampleData
         using var script = new StreamReader(assembly.GetManifestResourceStream("CalcomAccounts.Infrastructure.Sql.sample_data.sql")!);
         var password = RandomNumberGenerator.GetHexString(32);
         await using var connection = new NpgsqlConnection(ownerConnectionString);
-        await connection.ExecuteAsync(new CommandDefinition(
-            $"""
-            {await script.ReadToEndAsync(cancellationToken)}
-            create role calcom_service login password '{password}' in role calcom_reader;
-            """,
-            cancellationToken: cancellationToken));
+        try
+        {
+            await connection.ExecuteAsync(new CommandDefinition(
+                $"""
+                {await script.ReadToEndAsync(cancellationToken)}
+                create role calcom_service login password '{password}' in role calcom_reader;
+                """,
+                cancellationToken: cancellationToken));
+        }
+        catch (NpgsqlException exception)
+        {
+            throw new StartupException($"could not load the sample data: {ConnectionStrings.Explain(exception)}");
+        }
+
         return new NpgsqlConnectionStringBuilder(ownerConnectionString) { Username = "calcom_service", Password = password }.ConnectionString;
     }
 }
