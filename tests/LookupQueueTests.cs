@@ -106,7 +106,7 @@ public sealed class LookupQueueTests
             Add(queue, Organization(), [1]);
         }
 
-        Assert.Throws<InvalidOperationException>(() => Add(queue, Organization(), [1]));
+        Assert.False(Assert.Throws<TooManyLookupsException>(() => Add(queue, Organization(), [1])).IsOfCaller);
     }
 
     [Fact]

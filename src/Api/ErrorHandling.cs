@@ -49,7 +49,7 @@ internal static class ErrorHandling
         public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {
             httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
-            if (exception is TooManyLookupsException)
+            if (exception is TooManyLookupsException { IsOfCaller: true })
             {
                 await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken);
                 httpContext.Response.StatusCode = StatusCodes.Status429TooManyRequests;

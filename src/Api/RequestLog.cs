@@ -65,7 +65,7 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
         }
 
         // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
-        var error = failure?.Error is DatabaseException or NpgsqlException ? new Summary(failure.Error) : failure?.Error;
+        var error = failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException ? new Summary(failure.Error) : failure?.Error;
         LogRequest(level, error, status, outcome, agentId, milliseconds, route, span?.TraceId);
     }
 
@@ -75,6 +75,7 @@ internal sealed partial class RequestLog(RequestDelegate next, ILogger<RequestLo
         StatusCodes.Status401Unauthorized => "unauthorized",
         StatusCodes.Status404NotFound => "not_found",
         StatusCodes.Status405MethodNotAllowed => "method_not_allowed",
+        StatusCodes.Status429TooManyRequests => "too_many_requests",
         StatusCodes.Status499ClientClosedRequest => "client_closed_request",
         < StatusCodes.Status500InternalServerError => "invalid_request",
         _ => "internal_error",

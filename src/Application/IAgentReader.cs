@@ -12,7 +12,7 @@ public interface IAgentReader
     /// <exception cref="OperationCanceledException">
     /// <paramref name="cancellationToken"/> was cancelled; the store has been told so, and is not waited for.
     /// </exception>
-    /// <exception cref="TooManyLookupsException">The caller has as many lookups waiting as it may.</exception>
+    /// <exception cref="TooManyLookupsException">There is no place left in the queue.</exception>
     Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken);
 
     /// <summary>Asks the store what lookups ask, beside them rather than in their queue.</summary>
@@ -20,5 +20,11 @@ public interface IAgentReader
     Task ProbeAsync(CancellationToken cancellationToken);
 }
 
-/// <summary>A caller has filled its own share of the queue of lookups; others have not.</summary>
-public sealed class TooManyLookupsException() : Exception("The caller has as many lookups waiting as it may.");
+/// <summary>There is no place left in the queue of lookups.</summary>
+/// <param name="isOfCaller">Whether the caller itself has filled its share; otherwise all others together have filled the queue.</param>
+public sealed class TooManyLookupsException(bool isOfCaller)
+    : Exception(isOfCaller ? "The caller has as many lookups waiting as it may." : "The queue of lookups is full.")
+{
+    /// <summary>Whether the caller itself has filled its share.</summary>
+    public bool IsOfCaller { get; } = isOfCaller;
+}

@@ -44,7 +44,6 @@ internal sealed class BatchingAgentReader : IAgentReader
         (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, _suspects));
 
     /// <inheritdoc/>
-    /// <exception cref="InvalidOperationException">The queue is full of others' lookups.</exception>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
     {
         if (caller is { OrgId: null, Subject: null })
@@ -68,7 +67,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         StartIdleSlots();
         foreach (var other in displaced)
         {
-            other.TrySetException(new TooManyLookupsException());
+            other.TrySetException(new TooManyLookupsException(isOfCaller: true));
         }
 
         try

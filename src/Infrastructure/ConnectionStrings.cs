@@ -12,7 +12,7 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // What readiness asks besides lookups.
+    // One for suspects, and one for readiness.
     private const int OtherSessions = 2;
 
     // Npgsql would try Kerberos' library for each new session. Images don't have it: an exception each, and a line on stderr.

@@ -22,14 +22,15 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
 
     /// <summary>Queues a request. A caller of whom nothing waits may queue one of any length.</summary>
     /// <returns>The requests that had to make room for it, for the caller to fail.</returns>
-    /// <exception cref="TooManyLookupsException">Its caller has its share of the queue already.</exception>
-    /// <exception cref="InvalidOperationException">Others have filled the queue, each with no more than this one would have.</exception>
+    /// <exception cref="TooManyLookupsException">
+    /// Its caller has its share of the queue already, or others have filled it, each with no more than this one would have.
+    /// </exception>
     public IReadOnlyList<PendingRequest> Add(PendingRequest request)
     {
         var caller = CallerOf(request);
         if (caller.Count > 0 && caller.Count + request.Count > MaxLookupsOfOneCaller)
         {
-            throw new TooManyLookupsException();
+            throw new TooManyLookupsException(isOfCaller: true);
         }
 
         List<PendingRequest> displaced = [];
@@ -44,7 +45,7 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
                 }
 
                 Forget(caller);
-                throw caller.Count > 0 ? new TooManyLookupsException() : new InvalidOperationException($"{_count} lookups are queued already.");
+                throw new TooManyLookupsException(isOfCaller: caller.Count > 0);
             }
 
             displaced.Add((heaviest.Apart.Last ?? heaviest.Shared.Last)!.Value);
