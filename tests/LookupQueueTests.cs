@@ -49,6 +49,31 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
+    public void OneCallerAlone_HasAllStatements_AndHalfOfThemWhereThereAreOthers()
+    {
+        var clock = new ManualClock { Now = TimeSpan.FromHours(1).Ticks };
+        var queue = Queue(maxStatements: 2, clock: clock);
+        var (busy, other) = (Organization(), Organization());
+        Add(queue, busy, Enumerable.Repeat(1, 640));
+
+        var batches = new[] { queue.TakeShared(64), queue.TakeShared(64) };
+        Assert.All(batches, batch => Assert.Equal(64, batch.Count));
+        queue.EndShared(batches[0]);
+        var others = Add(queue, other, [1]);
+        Assert.Equal(others, queue.TakeShared(64));
+        Assert.False(queue.HasShared);
+        Assert.Empty(queue.TakeShared(64));
+        queue.EndShared(batches[1]);
+        queue.EndShared(others);
+        Assert.Equal(64, queue.TakeShared(64).Count);
+        Assert.Empty(queue.TakeShared(64));
+
+        clock.Now += TimeSpan.FromSeconds(2).Ticks;
+        Assert.True(queue.HasShared);
+        Assert.Equal(64, queue.TakeShared(64).Count);
+    }
+
+    [Fact]
     public void SubjectThatNamesManyOrganizations_IsOneCaller()
     {
         var queue = Queue();
@@ -218,7 +243,8 @@ public sealed class LookupQueueTests
         Assert.False(suspects.IsSuspect(new(caller)));
     }
 
-    private LookupQueue Queue(int maxLookups = 4096) => new(maxLookups, _suspects);
+    // More statements at once than a test takes, where it says nothing else.
+    private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _suspects, clock ?? TimeProvider.System);
 
     private static Caller Organization() => Caller.OfOrganization(Guid.NewGuid());
 

@@ -41,7 +41,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     private long _latestAnswered;
 
     public BatchingAgentReader(AgentReader reader, LookupLimits limits) =>
-        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, _suspects));
+        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, limits.MaxStatementsInFlight, _suspects, TimeProvider.System));
 
     /// <inheritdoc/>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
@@ -246,15 +246,19 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     private void End(Batch batch)
     {
-        if (batch.IsPart)
+        lock (_lock)
         {
-            lock (_lock)
+            if (batch.IsPart)
             {
                 _queue.EndQuestioning(batch.Requests[0].Caller);
             }
-
-            StartIdleSlots();
+            else if (batch.Slot is Slot.Shared)
+            {
+                _queue.EndShared(batch.Requests);
+            }
         }
+
+        StartIdleSlots();
     }
 
     /// <summary>Has what a statement was to answer read again in parts, those of different callers first.</summary>

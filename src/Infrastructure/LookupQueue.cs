@@ -6,10 +6,17 @@ namespace CalcomAccounts.Infrastructure;
 
 /// <summary>
 /// The lookups that wait, served by deficit round robin over their callers: each gets the same number of lookups a turn, however many
-/// requests or connections it has. Lookups that may hold others up wait apart. It is not thread-safe.
+/// requests or connections it has; and where there are others, one whose lookups would fill half of the statements waits for these.
+/// Lookups that may hold others up wait apart. It is not thread-safe.
 /// </summary>
-internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
+internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList suspects, TimeProvider clock)
 {
+    // So many lookups are half of a statement.
+    private const int HalfStatement = 32;
+
+    // How long a caller counts as one of the others after it was last served.
+    private static readonly TimeSpan s_activity = TimeSpan.FromSeconds(1);
+
     // Lookups that a caller gets a turn. A batch has room for the turns of several.
     private const int Quantum = 16;
 
@@ -17,6 +24,10 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
     private readonly LinkedList<WaitingCaller> _shared = [];
     private readonly LinkedList<WaitingCaller> _apart = [];
     private int _count;
+
+    // The two callers that were served last.
+    private (CallerKey Key, long Served) _latest;
+    private (CallerKey Key, long Served) _latestOther;
 
     private int MaxLookupsOfOneCaller => Math.Max(1, maxLookups / 4);
 
@@ -72,49 +83,20 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
     /// <param name="maxBatch">How many different lookups may share one. A request that has more goes alone.</param>
     public List<PendingRequest> TakeShared(int maxBatch)
     {
-        var batch = new List<PendingRequest>();
-        var lookups = new HashSet<Lookup>();
-        while (lookups.Count < maxBatch && _shared.First?.Value is { } caller)
-        {
-            if (IsApart(caller))
-            {
-                MoveApart(caller);
-                continue;
-            }
-
-            var taken = batch.Count;
-            caller.Deficit += Quantum;
-            while (caller.Shared.First?.Value is { } request)
-            {
-                if (suspects.Contains(request))
-                {
-                    Unlink(caller, request);
-                    Append(caller, request);
-                    continue;
-                }
-
-                if (request.Count > caller.Deficit)
-                {
-                    break;
-                }
-
-                if (batch.Count > 0 && lookups.Count + request.Lookups.Count(lookup => !lookups.Contains(lookup)) > maxBatch)
-                {
-                    // It goes with the next, in the same turn.
-                    caller.Deficit -= taken == batch.Count ? Quantum : 0;
-                    return batch;
-                }
-
-                caller.Deficit -= request.Count;
-                Unlink(caller, request);
-                batch.Add(request);
-                lookups.UnionWith(request.Lookups);
-            }
-
-            EndTurn(caller);
-        }
-
+        var batch = FillShared(maxBatch);
+        batch.ForEach(request => CallerOf(request).InFlight += request.Count);
         return batch;
+    }
+
+    /// <summary>A statement of what was taken to share one has ended.</summary>
+    public void EndShared(List<PendingRequest> batch)
+    {
+        foreach (var request in batch)
+        {
+            var caller = CallerOf(request);
+            caller.InFlight -= request.Count;
+            Forget(caller);
+        }
     }
 
     /// <summary>
@@ -152,7 +134,8 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
         return batch;
     }
 
-    public bool HasShared => _shared.Count > 0;
+    /// <summary>Whether anything waits that may be taken now.</summary>
+    public bool HasShared => _shared.Any(caller => !HasEnoughInFlight(caller));
 
     public bool HasApart => _apart.Count > 0;
 
@@ -178,6 +161,70 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
 
         Forget(waiting);
     }
+
+    private List<PendingRequest> FillShared(int maxBatch)
+    {
+        var batch = new List<PendingRequest>();
+        var lookups = new HashSet<Lookup>();
+        var passed = 0;
+        while (lookups.Count < maxBatch && passed < _shared.Count)
+        {
+            var caller = _shared.First!.Value;
+            if (IsApart(caller))
+            {
+                MoveApart(caller);
+                continue;
+            }
+
+            if (HasEnoughInFlight(caller))
+            {
+                passed++;
+                EndTurn(caller);
+                continue;
+            }
+
+            passed = 0;
+            var taken = batch.Count;
+            caller.Deficit += Quantum;
+            while (caller.Shared.First?.Value is { } request)
+            {
+                if (suspects.Contains(request))
+                {
+                    Unlink(caller, request);
+                    Append(caller, request);
+                    continue;
+                }
+
+                if (request.Count > caller.Deficit)
+                {
+                    break;
+                }
+
+                if (batch.Count > 0 && lookups.Count + request.Lookups.Count(lookup => !lookups.Contains(lookup)) > maxBatch)
+                {
+                    // It goes with the next, in the same turn.
+                    caller.Deficit -= taken == batch.Count ? Quantum : 0;
+                    return batch;
+                }
+
+                caller.Deficit -= request.Count;
+                _latestOther = _latest.Key == caller.Key ? _latestOther : _latest;
+                _latest = (caller.Key, clock.GetTimestamp());
+                Unlink(caller, request);
+                batch.Add(request);
+                lookups.UnionWith(request.Lookups);
+            }
+
+            EndTurn(caller);
+        }
+
+        return batch;
+    }
+
+    // Others would wait for a long statement of its own in each slot.
+    private bool HasEnoughInFlight(WaitingCaller caller) =>
+        caller.InFlight >= HalfStatement * Math.Max(1, maxStatements / 2)
+        && (_shared.Count > 1 || clock.GetElapsedTime((_latest.Key == caller.Key ? _latestOther : _latest).Served) < s_activity);
 
     private bool IsApart(WaitingCaller caller) => caller.InQuestion > 0 || suspects.IsSuspect(caller.Key);
 
@@ -248,7 +295,7 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
 
     private void Forget(WaitingCaller caller)
     {
-        if (caller is { Count: 0, InQuestion: 0 })
+        if (caller is { Count: 0, InQuestion: 0, InFlight: 0 })
         {
             _callers.Remove(caller.Key);
         }
@@ -273,6 +320,9 @@ internal sealed class LookupQueue(int maxLookups, SuspectList suspects)
 
         /// <summary>Lookups of its turn that are left to it.</summary>
         public int Deficit { get; set; }
+
+        /// <summary>Lookups in shared statements in flight.</summary>
+        public int InFlight { get; set; }
 
         /// <summary>How many parts of what has failed are being read again.</summary>
         public int InQuestion { get; set; }
