@@ -1,4 +1,6 @@
+using System.Diagnostics;
 using System.Net;
+using System.Net.Sockets;
 using System.Text.RegularExpressions;
 using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
@@ -157,6 +159,31 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         using var client = new HttpClient();
         Assert.Equal(HttpStatusCode.NotFound, (await client.GetAsync(new Uri($"http://localhost:{port}{TestService.AccountPath(none.ToString())}"))).StatusCode);
         Assert.Equal(404, (await service.SendAsync("GET", "/metrics", token)).Status);
+    }
+
+    [Theory]
+    [InlineData("grpc", true)]
+    [InlineData("http/protobuf", true)]
+    [InlineData("grpc", false)]
+    public async Task Stop_CollectorNeverAnswers_TakesNoMoreThanTwoSecondsForIt(string protocol, bool isAccepting)
+    {
+        // Connections beyond the backlog are neither accepted nor refused, as those to a machine that is not there.
+        using var collector = new TcpListener(IPAddress.Loopback, 0);
+        collector.Start(backlog: isAccepting ? 100 : 0);
+        using var waiting = new TcpClient();
+        await waiting.ConnectAsync((IPEndPoint)collector.LocalEndpoint);
+        await using var service = await StartAsync(new()
+        {
+            ["OTEL_EXPORTER_OTLP_ENDPOINT"] = $"http://{collector.LocalEndpoint}",
+            ["OTEL_EXPORTER_OTLP_PROTOCOL"] = protocol,
+        });
+        Assert.Equal(404, (await service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org))).Status);
+        var started = Stopwatch.GetTimestamp();
+
+        await service.StopAsync();
+        await service.DisposeAsync();
+
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 1.9, 4);
     }
 
     [Theory]

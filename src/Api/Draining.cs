@@ -67,10 +67,11 @@ internal sealed partial class Draining(IHostApplicationLifetime lifetime, IOptio
     private async Task WaitUntilQuietAsync(TimeSpan longest, CancellationToken cancellationToken)
     {
         var began = Stopwatch.GetTimestamp();
-        while (Stopwatch.GetElapsedTime(began) < longest
+        while (!cancellationToken.IsCancellationRequested
+            && Stopwatch.GetElapsedTime(began) < longest
             && Stopwatch.GetElapsedTime(Math.Max(began, Volatile.Read(ref _lastArrival))) < s_quiet)
         {
-            await Task.Delay(s_quiet / 10, cancellationToken);
+            await Task.Delay(s_quiet / 10, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
     }
 

@@ -64,6 +64,7 @@ internal static class Telemetry
 
     private static void AddExporters(WebApplicationBuilder builder, bool sendsOtlp, string? prometheusUrl)
     {
+        builder.Services.AddHostedService<BoundedFlush>();
         var telemetry = builder.Services.AddOpenTelemetry()
             .ConfigureResource(resource => resource.AddService(
                 builder.Configuration[ServiceNameKey] is { Length: > 0 } name ? name : "calcom-accounts", serviceVersion: Program.Version))
@@ -97,6 +98,33 @@ internal static class Telemetry
         : ushort.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var port) && port > 0
             ? $"http://{(configuration[PrometheusHostKey] is { Length: > 0 } host ? host : "localhost")}:{port}"
             : throw new StartupException($"{PrometheusPortKey} has to be a port, such as 9464");
+
+    /// <summary>Sends what is left when all requests are answered, but waits no longer for who takes it than a stop allows.</summary>
+    private sealed class BoundedFlush(IServiceProvider services, ShutdownTimeouts timeouts) : IHostedLifecycleService
+    {
+        public Task StoppedAsync(CancellationToken cancellationToken)
+        {
+            var milliseconds = (int)timeouts.Telemetry.TotalMilliseconds;
+
+            // Each blocks its thread; one after the other they would take twice the time.
+            return Task.WhenAll(
+                RunAsync(() => services.GetService<TracerProvider>()?.Shutdown(milliseconds)),
+                RunAsync(() => services.GetService<MeterProvider>()?.Shutdown(milliseconds)));
+        }
+
+        public Task StartingAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StartAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StartedAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StoppingAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        private static Task RunAsync(Action shutDown) =>
+            Task.Factory.StartNew(shutDown, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+    }
 
     /// <summary>
     /// Keeps Npgsql's span of a failed statement from being sent: its event 'exception' has the database's whole message, which may quote
