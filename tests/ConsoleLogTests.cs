@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
+using System.Net.Sockets;
 using System.Text;
 using CalcomAccounts.Api;
 
@@ -34,6 +35,55 @@ public sealed class ConsoleLogTests(ServiceFixture fixture)
         var dropped = await ServeAsync(redirection, requests: 300);
 
         Assert.InRange(dropped, isCounted ? 200 : 0, isCounted ? long.MaxValue : 0);
+    }
+
+    [Fact]
+    public async Task Stop_EverythingStuckAtOnce_FitsIntoItsTimeout()
+    {
+        await using var server = await PostgresServer.StartAsync();
+        var database = await TestDatabase.OfTablesAsync(server);
+        var (org, port) = (Guid.NewGuid(), PostgresServer.FreePort());
+        var agent = await database.AddAgentAsync(org);
+        using var collector = new TcpListener(IPAddress.Loopback, 0);
+        collector.Start();
+        using var pipe = await Pipe.CreateAsync();
+        using var process = ServiceProcess.StartRedirected($"1<>{pipe.Path}", [$"--urls=http://127.0.0.1:{port}"], new(Settings(database))
+        {
+            ["ShutdownTimeoutSeconds"] = "6",
+            ["OTEL_EXPORTER_OTLP_ENDPOINT"] = $"http://{collector.LocalEndpoint}",
+        });
+        using var client = new HttpClient { BaseAddress = new($"http://127.0.0.1:{port}"), Timeout = TimeSpan.FromSeconds(15) };
+        await FaultTests.EventuallyAsync(async () => await IsAnsweredAsync(client), TimeSpan.FromSeconds(15));
+        await AskAsync(client, 1000);
+
+        // Connections that ask nothing, that never end their request, and that never read their answers; then the database freezes.
+        var url = client.BaseAddress.ToString();
+        var connections = await Task.WhenAll(Enumerable.Range(0, 300).Select(_ => RawHttp.ConnectAsync(url)));
+        var page = Encoding.ASCII.GetBytes(string.Concat(Enumerable.Repeat("GET /swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n", 20)));
+        foreach (var connection in connections[..100])
+        {
+            await connection.GetStream().WriteAsync(page);
+            await connections[100 + Array.IndexOf(connections, connection)].GetStream().WriteAsync("GET / HTTP/1.1\r\nX: "u8.ToArray());
+        }
+
+        await server.FreezeAsync();
+        var inFlight = Enumerable.Range(0, 50).Select(async _ =>
+        {
+            using var request = new HttpRequestMessage(HttpMethod.Get, TestService.AccountPath(agent.ToString()));
+            request.Headers.Authorization = new("Bearer", Tokens.OfOrganization(org));
+            await Assert.ThrowsAnyAsync<HttpRequestException>(async () => (await client.SendAsync(request)).EnsureSuccessStatusCode());
+        }).ToList();
+        await Task.Delay(300);
+        var signalled = Stopwatch.GetTimestamp();
+
+        ServiceProcess.Signal("TERM", process.Id);
+
+        Assert.Equal(0, await process.WaitForExitAsync());
+        Assert.InRange(Stopwatch.GetElapsedTime(signalled).TotalSeconds, 0, 6);
+        Assert.Equal("", process.Errors);
+        await Task.WhenAll(inFlight);
+        Array.ForEach(connections, connection => connection.Dispose());
+        await server.ThawAsync();
     }
 
     [Fact]
@@ -115,20 +165,14 @@ public sealed class ConsoleLogTests(ServiceFixture fixture)
     private async Task<long> ServeAsync(string redirection, int requests)
     {
         var (port, prometheus) = (PostgresServer.FreePort(), PostgresServer.FreePort());
-        using var process = ServiceProcess.StartRedirected(redirection, [$"--urls=http://127.0.0.1:{port}"], new()
+        using var process = ServiceProcess.StartRedirected(redirection, [$"--urls=http://127.0.0.1:{port}"], new(Settings(fixture.Tables))
         {
-            ["ConnectionStrings__CalcomAccounts"] = fixture.Tables.ServiceConnectionString,
-            ["Authentication__Schemes__Bearer__ValidIssuer"] = Tokens.Issuer,
-            ["Authentication__Schemes__Bearer__ValidAudience"] = Tokens.Audience,
-            ["Authentication__Schemes__Bearer__SigningKeys__0__Value"] = Convert.ToBase64String(Tokens.Key),
             ["OTEL_EXPORTER_PROMETHEUS_PORT"] = $"{prometheus}",
         });
         using var client = new HttpClient { BaseAddress = new($"http://127.0.0.1:{port}"), Timeout = TimeSpan.FromSeconds(3) };
         await FaultTests.EventuallyAsync(async () => await IsAnsweredAsync(client), TimeSpan.FromSeconds(15));
 
-        var account = new Uri(TestService.AccountPath(Guid.NewGuid().ToString()), UriKind.Relative);
-        await Parallel.ForEachAsync(Enumerable.Range(0, requests), new ParallelOptions { MaxDegreeOfParallelism = 16 }, async (_, cancellationToken) =>
-            Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync(account, cancellationToken)).StatusCode));
+        await AskAsync(client, requests);
         foreach (var probe in new[] { "live", "ready" })
         {
             Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"/health/{probe}", UriKind.Relative))).StatusCode);
@@ -141,6 +185,22 @@ public sealed class ConsoleLogTests(ServiceFixture fixture)
         Assert.InRange(Stopwatch.GetElapsedTime(signalled).TotalSeconds, 0, 5);
         Assert.Equal("", process.Errors);
         return long.Parse(sample.Split(' ')[1], CultureInfo.InvariantCulture);
+    }
+
+    private static Dictionary<string, string> Settings(TestDatabase database) => new()
+    {
+        ["ConnectionStrings__CalcomAccounts"] = database.ServiceConnectionString,
+        ["Authentication__Schemes__Bearer__ValidIssuer"] = Tokens.Issuer,
+        ["Authentication__Schemes__Bearer__ValidAudience"] = Tokens.Audience,
+        ["Authentication__Schemes__Bearer__SigningKeys__0__Value"] = Convert.ToBase64String(Tokens.Key),
+    };
+
+    /// <summary>Requests without a token, each a line of the log.</summary>
+    private static async Task AskAsync(HttpClient client, int requests)
+    {
+        var account = new Uri(TestService.AccountPath(Guid.NewGuid().ToString()), UriKind.Relative);
+        await Parallel.ForEachAsync(Enumerable.Range(0, requests), new ParallelOptions { MaxDegreeOfParallelism = 16 }, async (_, cancellationToken) =>
+            Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync(account, cancellationToken)).StatusCode));
     }
 
     private static async Task<bool> IsAnsweredAsync(HttpClient client)

@@ -147,6 +147,9 @@ internal sealed class PostgresServer : IAsyncDisposable
     /// <summary>A folder on the server's machine, which is gone with it.</summary>
     public string Folder => _server is PostgreSqlContainer ? "/tmp" : Data;
 
+    /// <summary>Lets every user of this machine connect, as to a container: the folder of its socket is the server's own.</summary>
+    public Task OpenToAllUsersAsync() => _server is PostgreSqlContainer ? Task.CompletedTask : RunAsync($"chmod o+x '{Data}'");
+
     /// <summary>Runs a script on the server's machine, as the user that it runs as, with its programs on the path.</summary>
     public async Task RunAsync(string script)
     {

@@ -13,6 +13,8 @@ internal sealed class ServiceProcess : IDisposable
     private readonly ConcurrentQueue<string> _output = [];
     private readonly ConcurrentQueue<string> _errors = [];
 
+    private string? _folder;
+
     private ServiceProcess(string[] command, Dictionary<string, string> environment)
     {
         // Shells have what they run in the background ignore Ctrl-C, and so do all of its children, unless told otherwise.
@@ -60,6 +62,25 @@ internal sealed class ServiceProcess : IDisposable
     public static ServiceProcess StartRedirected(string redirection, string[] arguments, Dictionary<string, string> environment) => new(
         ["bash", "-c", $"exec \"$@\" {redirection}", "bash", "dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments],
         environment);
+
+    /// <summary>The built program as the user that the image runs it as, where this process may choose.</summary>
+    public static ServiceProcess StartUnprivileged(string[] arguments, Dictionary<string, string> environment)
+    {
+        if (!Environment.IsPrivilegedProcess)
+        {
+            return Start(arguments, environment);
+        }
+
+        // Where these tests were built may be closed to others, and so may root's TMPDIR.
+        var folder = $"/tmp/calcom-accounts-test-{Guid.NewGuid():N}";
+        using (var copy = Process.Start("sh", ["-c", $"cp -r '{AppContext.BaseDirectory}' {folder} && chmod -R a+rX {folder}"]))
+        {
+            copy.WaitForExit();
+        }
+
+        string[] asUser = ["setpriv", "--reuid", "1654", "--regid", "1654", "--clear-groups", "--"];
+        return new([.. asUser, "dotnet", $"{folder}/CalcomAccounts.Api.dll", .. arguments], environment) { _folder = folder };
+    }
 
     /// <summary>The README's first command, on the tree that these tests were built from.</summary>
     public static ServiceProcess DotnetRun(string[] arguments, Dictionary<string, string>? environment = null) =>
@@ -113,6 +134,10 @@ internal sealed class ServiceProcess : IDisposable
         }
 
         _process.Dispose();
+        if (_folder is not null)
+        {
+            Directory.Delete(_folder, recursive: true);
+        }
     }
 
     // tests/bin/{configuration}/{framework}/
