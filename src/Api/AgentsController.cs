@@ -35,11 +35,13 @@ public sealed class AgentsController(IMediator mediator, ResolutionMetrics metri
     /// <response code="400">Missing agent_id</response>
     /// <response code="401">Missing or invalid JWT</response>
     /// <response code="404">Agent not found</response>
+    /// <response code="429">Too many of the caller's lookups are waiting</response>
     /// <response code="500">Unexpected error</response>
     [AcceptVerbs("GET", "HEAD", Route = "{agent_id}/account/explain")]
     [OpenApiOperation(nameof(ExplainAgentCalcomAccount))]
     [ProducesResponseType<ExplainAgentCalcomAccountResponse>(StatusCodes.Status200OK)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> ExplainAgentCalcomAccount(
         [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
         await DecideAsync(query, cancellationToken) is { } decision ? Answer(ExplainAgentCalcomAccountResponse.Of(decision)) : NotFound();
@@ -48,11 +50,13 @@ public sealed class AgentsController(IMediator mediator, ResolutionMetrics metri
     /// <response code="200">Agent Cal.com accounts retrieved</response>
     /// <response code="400">No list of 1 to 100 UUIDs</response>
     /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="429">Too many of the caller's lookups are waiting</response>
     /// <response code="500">Unexpected error</response>
     [HttpPost("accounts")]
     [RequestSizeLimit(64 * 1024)]
     [OpenApiOperation(nameof(GetAgentCalcomAccounts))]
     [ProducesResponseType<GetAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> GetAgentCalcomAccounts(
         [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query, CancellationToken cancellationToken)
     {

@@ -49,6 +49,7 @@ internal static class OpenApi
         ["400"] = ErrorResponse.InvalidRequest(Placeholder),
         ["401"] = s_unauthorized,
         ["404"] = ErrorResponse.AgentNotFound with { Message = Placeholder },
+        ["429"] = ErrorResponse.TooManyRequests with { Message = Placeholder },
         ["500"] = ErrorResponse.InternalError with { Message = Placeholder },
     };
 
