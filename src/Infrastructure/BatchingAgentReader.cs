@@ -15,8 +15,11 @@ internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
 
-    // How long a shared statement may take while others are answered: many times what one takes.
+    // How long a shared statement may take while the database answers others: many times what one takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
+
+    // Leaves time to connect.
+    private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
 
     // Suspects that fail at once are asked no faster.
     private static readonly TimeSpan s_pauseAfterFailure = TimeSpan.FromMilliseconds(25);
@@ -37,8 +40,8 @@ internal sealed class BatchingAgentReader : IAgentReader
     private int _sharedInFlight;
     private bool _isApartInFlight;
 
-    // When the latest of the statements that have been answered was sent.
-    private long _latestAnswered;
+    // Whether the database answers at all: one question at a time, for whichever statements want to know.
+    private Task<bool>? _answering;
 
     public BatchingAgentReader(AgentReader reader, LookupLimits limits) =>
         (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, limits.MaxStatementsInFlight, _suspects, TimeProvider.System));
@@ -83,7 +86,7 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     /// <inheritdoc/>
     public Task ProbeAsync(CancellationToken cancellationToken) =>
-        _reader.ReadAsync([new(Guid.Empty, Caller.OfOrganization(Guid.Empty))], cancellationToken);
+        _reader.ReadAsync([new(Guid.Empty, Caller.OfOrganization(Guid.Empty))], cancellationToken, AgentReader.ProbeSql);
 
     private void StartIdleSlots()
     {
@@ -216,13 +219,15 @@ internal sealed class BatchingAgentReader : IAgentReader
         while (!(batch.IsAlone && batch.Slot is Slot.Apart))
         {
             await ((Task)reading).WaitAsync(SharedStatementTimeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+
+            // Where the database answers another, it is the statement that is slow.
+            var isOverdue = !reading.IsCompleted && (batch.IsPart || batch.Slot is Slot.Apart || await IsAnsweringAsync());
             if (reading.IsCompleted)
             {
                 break;
             }
 
-            // Where a later statement has been answered, it is not the database that is slow.
-            if (batch.IsPart || batch.Slot is Slot.Apart || Volatile.Read(ref _latestAnswered) > batch.Sent)
+            if (isOverdue)
             {
                 batch.IsOverdue = true;
                 Cancel(batch);
@@ -233,11 +238,24 @@ internal sealed class BatchingAgentReader : IAgentReader
         return await reading;
     }
 
+    private Task<bool> IsAnsweringAsync()
+    {
+        lock (_lock)
+        {
+            return _answering is { IsCompleted: false } ? _answering : _answering = Task.Run(async () =>
+            {
+                using var timeout = new CancellationTokenSource(s_probeTimeout);
+                var probe = ProbeAsync(timeout.Token);
+                await probe.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                return probe.IsCompletedSuccessfully;
+            });
+        }
+    }
+
     private void Settle(Batch batch)
     {
         lock (_lock)
         {
-            _latestAnswered = Math.Max(_latestAnswered, batch.Sent);
             batch.Requests.ForEach(_suspects.Remove);
         }
 
@@ -383,8 +401,6 @@ internal sealed record Batch(List<PendingRequest> Requests, Slot Slot, bool IsPa
     }
 
     public CancellationTokenSource Cancellation { get; } = new();
-
-    public long Sent { get; } = Stopwatch.GetTimestamp();
 
     /// <summary>Whether it was cancelled for taking too long.</summary>
     public bool IsOverdue { get; set; }

@@ -358,7 +358,8 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?
     /// <summary>What is read: an agent that is asked for twice, once.</summary>
     public IReadOnlyList<Lookup> Lookups { get; }
 
-    public int Count => Lookups.Count;
+    /// <summary>What it takes of its caller's share: an agent that is asked for twice is answered twice.</summary>
+    public int Count => _agentIds.Count;
 
     public LinkedListNode<PendingRequest> Node { get; }
 

@@ -1,9 +1,6 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
-using CalcomAccounts.Infrastructure;
-using Dapper;
-using Npgsql;
 
 namespace CalcomAccounts.Benchmark;
 

@@ -1,14 +1,6 @@
 using System.Buffers.Text;
 using System.Text;
-using BenchmarkDotNet.Attributes;
-using BenchmarkDotNet.Configs;
-using BenchmarkDotNet.Jobs;
-using BenchmarkDotNet.Running;
-using BenchmarkDotNet.Toolchains.InProcess.Emit;
 using CalcomAccounts.Api;
-using CalcomAccounts.Application;
-using CalcomAccounts.Domain;
-using Microsoft.IdentityModel.JsonWebTokens;
 
 namespace CalcomAccounts.Benchmark;
 

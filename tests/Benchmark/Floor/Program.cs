@@ -1,9 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using Microsoft.AspNetCore.Authentication;
-using Microsoft.IdentityModel.Tokens;
-using Npgsql;
-using NpgsqlTypes;
 
 // What a request costs at least when each has a query of its own: one delegate, JwtBearer, one prepared statement, generated
 // JSON. No validation, no policy but the happy one, no log, no limits: it is what the service is measured against, no example.
