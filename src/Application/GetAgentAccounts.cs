@@ -34,6 +34,14 @@ internal sealed class GetAgentAccountsHandler(IAgentReader reader) : IRequestHan
     public async Task<IReadOnlyList<Decision?>> Handle(GetAgentAccounts query, CancellationToken cancellationToken)
     {
         var agents = await reader.FindAsync([.. query.AgentIds!.Select(Uuid.Parse)], query.Scope.Narrow(), cancellationToken);
-        return [.. agents.Select(agent => agent is null ? null : AccountResolver.Decide(agent))];
+
+        // An agent that is asked for many times is decided once.
+        var decisions = new Dictionary<Agent, Decision>(ReferenceEqualityComparer.Instance);
+        foreach (var agent in agents.OfType<Agent>())
+        {
+            decisions.TryAdd(agent, decisions.GetValueOrDefault(agent) ?? AccountResolver.Decide(agent));
+        }
+
+        return [.. agents.Select(agent => agent is null ? null : decisions[agent])];
     }
 }
