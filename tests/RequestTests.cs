@@ -272,7 +272,7 @@ public sealed class RequestTests(ServiceFixture fixture)
 
     [Theory]
     [InlineData("GET /{0} HTTP/1.1\r\nHost: x\r\n\r\n", 9_000, 414)]
-    [InlineData("GET / HTTP/1.1\r\nHost: x\r\nX: {0}\r\n\r\n", 1_600_000, 431)]
+    [InlineData("GET / HTTP/1.1\r\nHost: x\r\nX: {0}\r\n\r\n", 33_000, 431)]
     public async Task ALineOrAHeadThatIsTooLongIsRefused(string request, int length, int status)
     {
         var answer = await RawHttp.SendAsync(fixture.Service.Url, request.Replace("{0}", new string('x', length), StringComparison.Ordinal));

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Mvc.ModelBinding;
 
@@ -47,13 +48,24 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
                 ? ([.. agentIds.EnumerateArray().Select(TextOf)], OrgIdsOf(root))
                 : (null, []);
         }
-        catch (Exception exception) when (exception is JsonException or InvalidOperationException or BadHttpRequestException
-            || (exception is OperationCanceledException && !context.RequestAborted.IsCancellationRequested))
+        catch (Exception exception) when (IsClientGone(exception, context.RequestAborted, patience.Token))
         {
-            // No JSON, a member given twice, a name that is no text, too long, or too slow.
+            // The exception handler answers 499 to what fails when the request is aborted, which Kestrel tells a moment later.
+            context.Abort();
+            await Task.Delay(Timeout.Infinite, context.RequestAborted);
+            throw;
+        }
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException or IOException or OperationCanceledException)
+        {
+            // No JSON, a member given twice, a name that is no text, a malformed chunk, too long, or too slow.
             return (null, []);
         }
     }
+
+    // Kestrel cancels a read without either token when it notices first while writing.
+    private static bool IsClientGone(Exception exception, CancellationToken aborted, CancellationToken timeout) =>
+        exception is ConnectionResetException
+        || (exception is OperationCanceledException && (aborted.IsCancellationRequested || !timeout.IsCancellationRequested));
 
     // As a claim, a member that is JSON null is an absent one.
     private static List<string?> OrgIdsOf(JsonElement root) =>

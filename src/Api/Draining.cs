@@ -26,6 +26,7 @@ internal sealed partial class Draining(IHostApplicationLifetime lifetime, IOptio
             sockets.CreateBoundListenSocket = endpoint =>
             {
                 var listener = SocketTransportOptions.CreateDefaultBoundListenSocket(endpoint);
+                Limits.Set(listener);
                 draining._listeners.Add(listener);
                 return listener;
             });

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Net.Sockets;
 using System.Reflection;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
@@ -34,11 +35,18 @@ internal static class Limits
         {
             kestrel.AddServerHeader = false;
 
-            // A token of a megabyte is refused as any other is, with 401. A buffer grows that far only while such a head arrives.
-            kestrel.Limits.MaxRequestHeadersTotalSize = 1536 * 1024;
-            kestrel.Limits.MaxRequestBufferSize = 1536 * 1024;
-            kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(5);
+            // What 512 MiB have room for 5,000 times.
             kestrel.Limits.MaxConcurrentConnections = 5000;
+            kestrel.Limits.MaxRequestHeadersTotalSize = 32 * 1024;
+            kestrel.Limits.MaxRequestBufferSize = 64 * 1024;
+            kestrel.Limits.MaxRequestBodySize = 64 * 1024;
+            kestrel.Limits.MaxResponseBufferSize = 16 * 1024;
+            kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(5);
+
+            // Places of silent connections are free again before a liveness probe has failed three times.
+            kestrel.Limits.KeepAliveTimeout = TimeSpan.FromSeconds(15);
+            kestrel.Limits.MinResponseDataRate = new(bytesPerSecond: 32 * 1024, gracePeriod: TimeSpan.FromSeconds(5));
+            ConnectionShare.Configure(kestrel);
             configuration.GetSection(Section).Bind(kestrel.Limits);
         });
         return new(
@@ -46,6 +54,12 @@ internal static class Limits
             ReadNumber(configuration, "MaxStatementsInFlight", otherwise: 2, "a number", max: 64),
             ReadNumber(configuration, "MaxQueuedLookups", otherwise: 4096, "a number", max: 1_000_000));
     }
+
+    /// <summary>
+    /// Bounds what the kernel buffers of an answer that nobody reads, for each connection that this socket accepts. It would take
+    /// 3.75 MB, and <see cref="KestrelServerLimits.MinResponseDataRate"/> counts from when they are full.
+    /// </summary>
+    public static void Set(Socket listener) => listener.SendBufferSize = 32 * 1024;
 
     // Kestrel itself asks as late as it listens.
     private static void CheckKestrel(ConfigurationManager configuration)

@@ -16,6 +16,10 @@ namespace CalcomAccounts.Api;
 /// </summary>
 internal static class OpenApi
 {
+    /// <summary>Of the page's scripts, styles and icons: nothing else of the service may be cached.</summary>
+    public const string AssetCacheControl = "public, max-age=3600";
+
+    private const int MaxAnswers = 32;
     private const string PlatformUrl = "https://api.ravan.ai";
     private const string AnsweringServer = "{answering server}";
     private const string BearerScheme = "BearerAuth";
@@ -23,6 +27,9 @@ internal static class OpenApi
     private const string Placeholder = "<string>";
     private const string AgentIds = "GetAgentCalcomAccountsRequest";
     private const string OrgIdDescription = "Fallback organization ID used only when not present in JWT claims";
+
+    // Each holds 128 KB while its client reads an asset, and the document is written anew for each; a browser has 6 at once.
+    private static readonly SemaphoreSlim s_answers = new(MaxAnswers);
 
     private static readonly AgentCalcomEffectiveAccountData s_account =
         new(true, Placeholder, Placeholder, Placeholder, Placeholder, Placeholder);
@@ -79,8 +86,38 @@ internal static class OpenApi
         {
             // NSwag is loaded by whoever asks for it first, not by every start.
             var page = new Lazy<RequestDelegate>(() => Build(branch.New()));
-            branch.Run(context => page.Value(context));
+            branch.Run(async context =>
+            {
+                context.Response.OnStarting(KeepAssets, context.Response);
+                if (!s_answers.Wait(0))
+                {
+                    context.Response.StatusCode = StatusCodes.Status429TooManyRequests;
+                    context.Response.Headers.RetryAfter = "1";
+                    return;
+                }
+
+                try
+                {
+                    await page.Value(context);
+                }
+                finally
+                {
+                    s_answers.Release();
+                }
+            });
         });
+
+    // Only static files have an ETag, not the document.
+    private static Task KeepAssets(object state)
+    {
+        var response = (HttpResponse)state;
+        if (response.Headers.ETag.Count > 0 && response.StatusCode < StatusCodes.Status400BadRequest)
+        {
+            response.Headers.CacheControl = AssetCacheControl;
+        }
+
+        return Task.CompletedTask;
+    }
 
     private static RequestDelegate Build(IApplicationBuilder app)
     {

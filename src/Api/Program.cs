@@ -87,6 +87,7 @@ internal static class Program
         var app = BuildHost(builder);
         app.Services.CheckJwtAuthentication();
 
+        app.Use(ConnectionShare.InvokeAsync);
         app.UseMiddleware<RequestLog>();
         app.Use(app.Services.GetRequiredService<Draining>().InvokeAsync);
         app.Use((context, next) =>
@@ -232,7 +233,11 @@ internal static class Program
     private static Task SetHeaders(object state)
     {
         var headers = ((HttpResponse)state).Headers;
-        headers.CacheControl = "no-store";
+        if (headers.CacheControl != OpenApi.AssetCacheControl)
+        {
+            headers.CacheControl = "no-store";
+        }
+
         headers.XContentTypeOptions = "nosniff";
 
         // What the exception handler adds for HTTP/1.0 caches.
