@@ -170,6 +170,20 @@ public sealed class ConnectionLimitTests(ServiceFixture fixture)
         Assert.Contains("INVALID_REQUEST", answer.Body, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("Content-Length: 54", 200)]
+    [InlineData("content-length: 054", 200)]
+    [InlineData("Content-Length: +54", 400)]
+    [InlineData("content-length: +54", 400)]
+    [InlineData("Content-Length: -54", 400)]
+    [InlineData("Content-Length: 5 4", 400)]
+    [InlineData("Content-Length: 54, 54", 400)]
+    [InlineData("Content-Length: 99999999999999999999", 400)]
+    [InlineData("Content-Length: 999999999999999999999999999999", 400)]
+    [InlineData("Content-Length: ", 400)]
+    public async Task AContentLength_IsDigitsAlone(string header, int status) => Assert.Equal(
+        status, (await RawHttp.SendAsync(fixture.Service.Url, PostHead($"Connection: close\r\n{header}") + $$"""{"agent_ids":["{{Guid.Empty}}"]}""")).Status);
+
     private string PostHead(string header) =>
         $"POST {TestService.AccountsPath} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {Tokens.OfOrganization(_org)}\r\n{header}\r\n\r\n";
 

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net.Sockets;
 using System.Reflection;
+using System.Text;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 
@@ -46,6 +47,7 @@ internal static class Limits
             // Places of silent connections are free again before a liveness probe has failed three times.
             kestrel.Limits.KeepAliveTimeout = TimeSpan.FromSeconds(15);
             kestrel.Limits.MinResponseDataRate = new(bytesPerSecond: 32 * 1024, gracePeriod: TimeSpan.FromSeconds(5));
+            kestrel.RequestHeaderEncodingSelector = ContentLengthEncoding.Select;
             ConnectionShare.Configure(kestrel);
             configuration.GetSection(Section).Bind(kestrel.Limits);
         });
@@ -81,4 +83,24 @@ internal static class Limits
         configuration[key] is not { } text ? otherwise
         : int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1 && number <= max ? number
         : throw new StartupException($"{key} has to be {what} from 1 to {max}");
+
+    // Kestrel would read a Content-Length with a sign, which another server before it may not take for a number.
+    private sealed class ContentLengthEncoding : ASCIIEncoding
+    {
+        private static readonly ContentLengthEncoding s_digits = new();
+
+        public static ContentLengthEncoding? Select(string header) => header is "Content-Length" ? s_digits : null;
+
+        public override int GetChars(ReadOnlySpan<byte> bytes, Span<char> chars)
+        {
+            if (bytes.Length <= chars.Length && !bytes.ContainsAnyExceptInRange((byte)'0', (byte)'9'))
+            {
+                return base.GetChars(bytes, chars);
+            }
+
+            // Is no number, so that Kestrel answers 400.
+            chars[0] = 'x';
+            return 1;
+        }
+    }
 }
