@@ -8,11 +8,6 @@ namespace CalcomAccounts.Tests;
 /// <summary>What <c>check</c> says of databases that will do, and of those that are broken in one way each.</summary>
 public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
-    private const string ReadmeIndexes = """
-        create index on public.assistants (id); create index on public.assistant_secrets (assistant_id);
-        create index on public.calendars (id); create index on public.workspace_users (workspace_id, user_id);
-        """;
-
     private static readonly string[] s_checks =
         ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "ids", "answer", "plan"];
 
@@ -42,7 +37,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         var failure = Assert.Single((await CheckAsync(views)).Checks, check => !check.Ok);
         Assert.Equal(("plan", "no index leads to one agent's rows in assistant_secrets, assistants, calendars, workspace_users, which is read whole"), (failure.Name, failure.Detail));
 
-        await views.ExecuteAsync(ReadmeIndexes);
+        await views.ExecuteAsync(Docs.Block("docs/database.md", "sql", "create index"));
         var report = await CheckAsync(views);
         Assert.True(report.Ok, Failures(report));
         Assert.All(report.Checks.Skip(1).Take(4), check => Assert.Equal("view", check.Detail));

@@ -1,10 +1,11 @@
-using System.Text.RegularExpressions;
+using System.Globalization;
 using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Options;
+using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
@@ -100,12 +101,11 @@ public sealed class ConfigurationTests
     }
 
     [Fact]
-    public void EverySettingOfTheReadmeMayBeAnArgument()
+    public void DocumentedSetting_AsArgument_IsAccepted()
     {
-        var table = Readme.Text.Split("## Configuration")[1].Split("\n\n").Single(block => block.StartsWith("| key |", StringComparison.Ordinal));
-        var settings = Regex.Matches(table, @"^\| `(?:--)?([\w:]+)", RegexOptions.Multiline).Select(row => row.Groups[1].Value).ToList();
+        var settings = Docs.Table("docs/configuration.md", "key").Select(row => row[0]).ToList();
 
-        Assert.Contains("AnswerTimeoutSeconds", settings);
+        Assert.Contains("CalcomAccounts:RequestTimeoutSeconds", settings);
         Assert.All(settings, setting =>
         {
             string[] arguments = [$"--{setting}=1", $"--{setting}", "1"];
@@ -159,20 +159,32 @@ public sealed class ConfigurationTests
     }
 
     [Fact]
-    public async Task AnAuthorityIsAskedAsOftenAndAsLongAsTheReadmeSays_UnlessConfigured()
+    public async Task Authority_UnlessConfigured_IsAskedAsOftenAndAsLongAsDocumented()
     {
         var settings = Complete;
         settings[Bearer + "Authority"] = "https://issuer.example";
         var options = await JwtBearerOptionsAsync(settings);
         Assert.Equal(TimeSpan.FromMinutes(5), options.AutomaticRefreshInterval);
-        Assert.Equal(TimeSpan.FromSeconds(30), options.RefreshInterval);
-        Assert.Equal(TimeSpan.FromSeconds(1.5), options.BackchannelTimeout);
+        Assert.Equal(Documented("RefreshInterval"), options.RefreshInterval);
+        Assert.Equal(Documented("BackchannelTimeout"), options.BackchannelTimeout);
 
         settings[Bearer + "RefreshInterval"] = "00:00:07";
         settings[Bearer + "BackchannelTimeout"] = "00:00:08";
         options = await JwtBearerOptionsAsync(settings);
         Assert.Equal(TimeSpan.FromSeconds(7), options.RefreshInterval);
         Assert.Equal(TimeSpan.FromSeconds(8), options.BackchannelTimeout);
+
+        static TimeSpan Documented(string setting) => TimeSpan.Parse(
+            Assert.Single(Docs.Table("docs/configuration.md", "key"), row => row[0] == Bearer + setting)[2], CultureInfo.InvariantCulture);
+    }
+
+    [Fact]
+    public async Task ConnectionString_WithoutOptions_HasTheDocumentedDefaults()
+    {
+        await using var app = Build(Complete);
+        var connectionString = new NpgsqlConnectionStringBuilder(app.Services.GetRequiredService<NpgsqlDataSource>().ConnectionString);
+
+        Assert.All(Docs.Table("docs/configuration.md", "keyword"), row => Assert.Equal(row[1], $"{connectionString[row[0]]}"));
     }
 
     [Fact]

@@ -1,12 +1,11 @@
 using System.Text.Json.Nodes;
-using System.Text.RegularExpressions;
 using CalcomAccounts.Infrastructure;
 using Dapper;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>The schema that the README's 'Growing' distributes by organization, on PostgreSQL's own partitions.</summary>
+/// <summary>The schema of docs/scaling.md that is partitioned by organization, on PostgreSQL's own partitions.</summary>
 public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime
 {
     private const int Partitions = 4;
@@ -80,7 +79,8 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
     public async Task ALookupTouchesOnePartitionOfEachTable_UnlessItNamesNoOrganization(bool namesOrganization, bool isMember, string touched)
     {
         var org = await AddOrganizationAsync();
-        var (line, becomes) = (Quoted("`(where [^`]*)` becomes"), Quoted("becomes\\s+`(where [^`]*)`"));
+        var change = Assert.Single(Docs.Blocks("docs/scaling.md", "diff")).Split('\n');
+        var (line, becomes) = (change[0].TrimStart('-'), change[1].TrimStart('+'));
         Assert.Contains(line, AgentReader.Sql, StringComparison.Ordinal);
 
         await using var connection = new NpgsqlConnection(_database.OwnerConnectionString);
@@ -97,8 +97,6 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
             $"^{touched}$",
             string.Join(", ", Touched(plan).Distinct().GroupBy(partition => partition[..partition.LastIndexOf('_')]).OrderBy(table => table.Key).Select(table => $"{table.Key} {table.Count()}")));
     }
-
-    private static string Quoted(string pattern) => Regex.Match(Readme.Text, pattern).Groups[1].Value;
 
     /// <summary>The partitions that were read, whatever was found there.</summary>
     private static IEnumerable<string> Touched(JsonNode node)

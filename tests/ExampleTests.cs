@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using CalcomAccounts.Api;
 using CalcomAccounts.Infrastructure;
 
 namespace CalcomAccounts.Tests;
@@ -10,26 +11,42 @@ public sealed class ExampleTests : IAsyncLifetime
     private const string Url = "http://localhost:5000";
 
     private EmbeddedPostgres _server = null!;
+    private string _connectionString = null!;
     private TestService _service = null!;
 
     public async Task InitializeAsync()
     {
         _server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        _service = await TestService.StartAsync(await SampleData.LoadAsync(_server.ConnectionString, CancellationToken.None));
+        _connectionString = await SampleData.LoadAsync(_server.ConnectionString, CancellationToken.None);
+        _service = await TestService.StartAsync(_connectionString);
     }
 
     [Fact]
-    public async Task TheReadmesAreAnsweredToTheLetter()
+    public async Task DocumentedRequests_OnTheSampleData_AreAnsweredToTheLetter()
     {
-        var examples = Regex.Matches(
-            Readme.Text, $"^\\$ curl -H 'Authorization: Bearer eyJhbGciOi…' (?:-d '(.+)' )?'{Regex.Escape(Url)}(.+)'\n(.+)\n```$", RegexOptions.Multiline);
-        foreach (Match example in examples)
+        var examples = Docs.Pages.SelectMany(page => Docs.Blocks(page, "console")).Where(block => block.Contains(Url, StringComparison.Ordinal)).ToList();
+        Assert.NotEmpty(examples);
+        foreach (var example in examples)
         {
-            var (body, path, answer) = (example.Groups[1].Value, example.Groups[2].Value, example.Groups[3].Value);
-            Assert.Equal(answer, (await SendAsync(body.Length > 0 ? "POST" : "GET", path, Tokens.OfOrganization(SampleData.OrgId), body, "application/x-www-form-urlencoded")).Body);
+            var request = Regex.Match(
+                example, $"^\\$ curl (-H 'Authorization: Bearer eyJhbGciOi…' )?(?:-H 'Content-Type: (.+)' -d '(.+)' )?'{Regex.Escape(Url)}(.+)'\n(.+)\n$");
+            Assert.True(request.Success, example);
+            var (type, body, path, answer) = (request.Groups[2].Value, request.Groups[3].Value, request.Groups[4].Value, request.Groups[5].Value);
+            var token = request.Groups[1].Success ? Tokens.OfOrganization(SampleData.OrgId) : null;
+            Assert.Equal(answer, (await SendAsync(body.Length > 0 ? "POST" : "GET", path, token, body, type)).Body);
         }
+    }
 
-        Assert.Equal(3, examples.Count);
+    [Fact]
+    public async Task DocumentedCheck_OnTheSampleData_ReportsWhatIsShown()
+    {
+        var report = CheckReport.ToText(await DatabaseCheck.RunAsync(_connectionString, CancellationToken.None));
+        var shown = Docs.Block("docs/database.md", "console", "-- check\n").Split('\n', 3)[2];
+
+        Assert.Equal(WithoutServer(shown.TrimEnd('\n')), WithoutServer(report));
+
+        // Which server it is, its version, and how fast it is.
+        static string WithoutServer(string text) => Regex.Replace(text[text.IndexOf('\n')..], @"PostgreSQL \d+\.\d+|in \d+ ms", "…");
     }
 
     [Fact]

@@ -12,7 +12,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     private const string Kubectl = "kubectl";
 
     [FactWith(Kubectl)]
-    public async Task TheyAreWhatTheReadmeSays()
+    public async Task Manifests_Rendered_AreTheDeploymentAndTheMigration()
     {
         Assert.Equal(
             ["ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"],
@@ -21,18 +21,21 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
-    public async Task ThePolicyLetsInAndOutWhatTheReadmeSays()
+    public async Task NetworkPolicy_AllowsTheDocumentedPeersAndPorts()
     {
         var manifests = await RenderAsync("");
         var policy = Of<V1NetworkPolicy>(manifests).Spec;
-        var readme = Regex.Match(Readme.Text, @"lets in the\s+cluster's pods, and Prometheus from the namespace `(\w+)`, and lets out names \(DNS\), ([^.]+)\.");
+        var documented = Docs.Table("docs/deployment.md", "direction").ToLookup(row => row[0]);
         var ports = Assert.Single(Of<V1Deployment>(manifests).Spec.Template.Spec.Containers).Ports.Select(port => port.Name);
 
         Assert.Equal(["Egress", "Ingress"], policy.PolicyTypes.Order());
         Assert.Equal(ports, policy.Ingress.Select(rule => Assert.Single(rule.Ports).Port.Value));
-        Assert.Equal([null, readme.Groups[1].Value], policy.Ingress.Select(rule => Assert.Single(rule.FromProperty).NamespaceSelector.MatchLabels?["kubernetes.io/metadata.name"]));
+        Assert.Equal(documented["in"].Select(row => row[2]), ports);
         Assert.Equal(
-            Regex.Matches(readme.Groups[2].Value, @"\d+").Select(port => $"{port.Value}/TCP").Concat(["53/UDP", "53/TCP"]).Order(),
+            documented["in"].Select(row => Regex.Match(row[1], @"namespace (\w+)$") is { Success: true } match ? match.Groups[1].Value : null),
+            policy.Ingress.Select(rule => Assert.Single(rule.FromProperty).NamespaceSelector.MatchLabels?["kubernetes.io/metadata.name"]));
+        Assert.Equal(
+            documented["out"].SelectMany(row => row[2].Split(", ")).Order(),
             Assert.Single(policy.Egress).Ports.Select(port => $"{port.Port.Value}/{port.Protocol ?? "TCP"}").Order());
     }
 
@@ -44,7 +47,8 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
         var rolling = Of<V1Deployment>(manifests).Spec.Strategy.RollingUpdate;
         var budget = Of<V1PodDisruptionBudget>(manifests).Spec;
 
-        Assert.Matches($@"a deployment of {scaler.MinReplicas} to {scaler.MaxReplicas}\s+pods", Readme.Text);
+        Assert.StartsWith(
+            $"{scaler.MinReplicas} to {scaler.MaxReplicas},", Assert.Single(Docs.Table("docs/deployment.md", "resource"), row => row[0] is "pods")[1], StringComparison.Ordinal);
         Assert.True(scaler.MinReplicas > 1);
         Assert.Equal(("1", "0"), (rolling.MaxSurge.Value, rolling.MaxUnavailable.Value));
         Assert.Equal(("1", "AlwaysAllow"), (budget.MaxUnavailable.Value, budget.UnhealthyPodEvictionPolicy));

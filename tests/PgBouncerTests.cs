@@ -6,7 +6,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>The service behind a real PgBouncer in transaction mode, by the connection string that the README shows.</summary>
+/// <summary>The service behind a real PgBouncer in transaction mode, by the connection string that docs/scaling.md shows.</summary>
 public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const int Sessions = 2;
@@ -86,15 +86,15 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
         // Not the one that all tests share.
         var login = new NpgsqlConnectionStringBuilder(fixture.Tables.ServiceConnectionString) { Username = $"login_{Guid.NewGuid():N}" };
         await fixture.Tables.ExecuteAsync($"create role {login.Username} login password '{login.Password}' in role calcom_reader");
-        await fixture.Tables.ExecuteAsync(Readme.Block("sql", "alter role").Replace("calcom_service", login.Username, StringComparison.Ordinal));
+        await fixture.Tables.ExecuteAsync(Docs.Block("docs/scaling.md", "sql", "alter role").Replace("calcom_service", login.Username, StringComparison.Ordinal));
         using var bouncer = await StartBouncerAsync(login: login);
-        await using var connection = new NpgsqlConnection(ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer"), login));
+        await using var connection = new NpgsqlConnection(ConnectionString(bouncer, Docs.ConnectionOptions("pgbouncer"), login));
 
         Assert.Equal("on 1500ms 1500ms", await connection.ExecuteScalarAsync<string>(
             "select concat_ws(' ', current_setting('default_transaction_read_only'), current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'))"));
     }
 
-    // The README has it go past PgBouncer; who forgets that must not stand in the next one's way.
+    // docs/scaling.md has migrate connect directly; a migration through PgBouncer must not lock out the next one.
     [FactWith(PgBouncer.Program)]
     public async Task AMigrationThroughItHoldsUpNoOther()
     {
@@ -107,7 +107,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     }
 
     [FactWith(PgBouncer.Program)]
-    public async Task WithoutWhatTheReadmeSetsItIsRefused_AndCheckSaysWhatIsMissing()
+    public async Task StartupOptions_ThroughPgBouncer_AreRefusedAndCheckSaysHowToRemoveThem()
     {
         using var bouncer = await StartBouncerAsync();
         var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), CancellationToken.None)).Checks);
@@ -128,7 +128,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     }
 
     private Task<TestService> StartServiceAsync(PgBouncer bouncer, CapturedLog? errors = null) => TestService.StartAsync(
-        ConnectionString(bouncer, Readme.ConnectionOptions("pgbouncer")),
+        ConnectionString(bouncer, Docs.ConnectionOptions("pgbouncer")),
         configure: builder =>
         {
             if (errors is not null)

@@ -40,7 +40,7 @@ internal sealed class PostgresCluster : IAsyncDisposable
     /// <summary>Connects to one of them as the superuser.</summary>
     public string this[int server] => _servers[server].ConnectionString;
 
-    /// <summary>What the service is given to reach all of them, as the README has it.</summary>
+    /// <summary>What the service is given to reach all of them, as docs/scaling.md has it.</summary>
     public string Hosts => string.Join(',', _servers.Select(server => new NpgsqlConnectionStringBuilder(server.ConnectionString)).Select(server => $"{server.Host}:{server.Port}"));
 
     /// <summary>Every process of it, at once, and nothing is said to anybody.</summary>

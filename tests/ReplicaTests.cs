@@ -6,7 +6,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>The service on a primary and two standbys that stream from it, by the connection string that the README shows.</summary>
+/// <summary>The service on a primary and two standbys that stream from it, by the connection string that docs/scaling.md shows.</summary>
 public sealed class ReplicaTests(ReplicaTests.Setup setup) : IClassFixture<ReplicaTests.Setup>, IAsyncLifetime
 {
     private static readonly Guid s_org = Guid.NewGuid();
@@ -21,7 +21,7 @@ public sealed class ReplicaTests(ReplicaTests.Setup setup) : IClassFixture<Repli
         get
         {
             var login = new NpgsqlConnectionStringBuilder(setup.Database.ServiceConnectionString);
-            return $"Host={setup.Cluster.Hosts};{Readme.ConnectionOptions("db1,db2,db3")};Database={login.Database};Username={login.Username};Password={login.Password}";
+            return $"Host={setup.Cluster.Hosts};{Docs.ConnectionOptions("db1,db2,db3")};Database={login.Database};Username={login.Username};Password={login.Password}";
         }
     }
 

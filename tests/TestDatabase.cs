@@ -40,7 +40,7 @@ internal sealed class TestDatabase
         return database;
     }
 
-    /// <summary>A platform's own tables, without a constraint, under the views that the README shows.</summary>
+    /// <summary>A platform's own tables, without a constraint, under the views that docs/database.md shows.</summary>
     public static async Task<TestDatabase> OfViewsAsync(PostgresServer server)
     {
         var database = new TestDatabase(await server.CreateDatabaseAsync(), isViews: true);
@@ -52,7 +52,7 @@ internal sealed class TestDatabase
                 id uuid, workspace_id uuid, label text, oauth_token text, base_url text, state text, created_at timestamptz);
             create table public.workspace_users (workspace_id uuid, user_id text);
             """);
-        await database.ExecuteAsync(Readme.Block("sql", "create view"));
+        await database.ExecuteAsync(Docs.Block("docs/database.md", "sql", "create view"));
         await database.CreateServiceLoginAsync();
         return database;
     }
