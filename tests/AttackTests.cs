@@ -320,7 +320,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
             foreach (var remembers in new[] { true, false })
             {
                 async Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
-                    await TestService.StartAsync(database, new(settings) { ["Authentication:TokenCache"] = $"{remembers}" });
+                    await TestService.StartAsync(database, new(settings) { ["CalcomAccounts:TokenCache"] = $"{remembers}" });
                 var (ofKey, ofAuthority, ofBoth) = (await StartAsync([]), await StartAsync(TestAuthority.Settings(_authority.Issuer)), await StartAsync(trustsBoth));
                 all.AddRange(
                 [

@@ -77,7 +77,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     public async Task ANewKeyWorksAndAWithdrawnOneStops_WithoutARestart(string tokenCache)
     {
         await using var service = await TestService.StartAsync(
-            fixture.Tables.ServiceConnectionString, new(TestAuthority.Settings(_authority.Issuer)) { ["Authentication:TokenCache"] = tokenCache });
+            fixture.Tables.ServiceConnectionString, new(TestAuthority.Settings(_authority.Issuer)) { ["CalcomAccounts:TokenCache"] = tokenCache });
         var (old, next) = (Rs256("rsa", _authority.Rsa), Rs256("next", _nextRsa));
         Assert.Equal(200, (await service.GetAccountAsync(_agent, old)).Status);
 

@@ -2,7 +2,8 @@ using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Agents;
+using CalcomAccounts.Infrastructure.Database;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
 using Npgsql;
@@ -21,7 +22,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [InlineData(3)]
     public async Task WhatArrivesWhileAllStatementsAreInFlightGoesWithTheNext(int maxInFlight)
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = $"{maxInFlight}" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = $"{maxInFlight}" });
 
         // The first go alone, one with each statement; then three times 64, and one.
         var agents = await AddAgentsAsync(maxInFlight + (3 * 64) + 1);
@@ -44,7 +45,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task LookupsOfDifferentCallersShareAStatementAndNothingElse()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var otherOrg = Guid.NewGuid();
         var agent = (await AddAgentsAsync(1))[0];
         await setup.Database.AddMemberAsync(s_org, "member");
@@ -70,7 +71,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [InlineData("length(pg_sleep(30)::text)")]
     public async Task ALookupThatFailsOrTakesForEverFailsAlone(string poison)
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(100);
         var poisoned = agents[30].Id;
         await ExecuteAsync($"""
@@ -93,7 +94,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task AnAgentWhoseRowsCanNotBeReadFailsAlone()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(100);
         var poisoned = agents[30].Id;
         await ExecuteAsync($"""
@@ -128,7 +129,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task WhoGivesUpIsFreedAtOnce_AndItsNeighboursAreAnswered()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(4);
         using var hangsUp = new CancellationTokenSource();
         Task<Agent?> sent, sentToo, queued, queuedToo;
@@ -152,7 +153,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task AStatementIsCancelledOnceNobodyWaitsForItAnyMore()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agent = (await AddAgentsAsync(1))[0];
         using var first = new CancellationTokenSource();
         using var second = new CancellationTokenSource();
@@ -172,7 +173,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task CallerWithAFullShareOfTheQueue_Gets429WithRetryAfter_AndOthersAreServed()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "40" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agent = (await AddAgentsAsync(1))[0];
         List<Task<Agent?>> accepted;
         await using (await setup.LockAsync())
@@ -197,7 +198,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task WhoGivesUpLeavesRoomInTheQueue()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "40" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agent = (await AddAgentsAsync(1))[0];
         using var hangsUp = new CancellationTokenSource();
         List<Task<Agent?>> stay;
@@ -218,7 +219,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task TheLookupsOfARequestStayTogether_ALongOneAlone_InTheOrderOfArrival()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(300);
         using var statements = new StatementCounter(setup.Database, "with ordinality");
         List<Task<IReadOnlyList<Agent?>>> requests;
@@ -240,7 +241,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task AQueueIsFullByItsLookups_AndALongRequestIsServedWhereNobodyWaits()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1", ["MaxQueuedLookups"] = "40" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agents = await AddAgentsAsync(20);
         Assert.All(await FindAsync(service, agents), Assert.NotNull);
         Task<IReadOnlyList<Agent?>> first, six, four;
@@ -259,7 +260,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
     [Fact]
     public async Task WhoComesFirstIsAnsweredFirst()
     {
-        await using var service = await StartAsync(new() { ["MaxStatementsInFlight"] = "1" });
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(200);
         var answered = new List<int>();
         List<Task> lookups;

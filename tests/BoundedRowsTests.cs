@@ -2,7 +2,9 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using CalcomAccounts.Domain;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Agents;
+using CalcomAccounts.Infrastructure.Database;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Dapper;
 using Npgsql;
 
@@ -101,7 +103,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
             insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 10000);
             analyze
             """);
-        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxStatementsInFlight: 2, MaxQueuedLookups: 4096), servers: 1);
+        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxConcurrentStatements: 2, MaxQueuedLookups: 4096), servers: 1);
         await using var connection = new NpgsqlConnection($"{defaults}{database.ServiceConnectionString}");
 
         foreach (var mode in new[] { "force_custom_plan", "force_generic_plan" })

@@ -1,6 +1,6 @@
 using System.Text.Json.Nodes;
-using CalcomAccounts.Api;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Api.Cli;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Npgsql;
 
 namespace CalcomAccounts.Tests;
@@ -35,7 +35,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         await views.AddKeyAsync(agent, new());
 
         var failure = Assert.Single((await CheckAsync(views)).Checks, check => !check.Ok);
-        Assert.Equal(("plan", "no index leads to one agent's rows in assistant_secrets, assistants, calendars, workspace_users, which is read whole"), (failure.Name, failure.Detail));
+        Assert.Equal(("plan", "no index leads to one agent's rows, so all rows are scanned in assistant_secrets, assistants, calendars, workspace_users"), (failure.Name, failure.Detail));
 
         await views.ExecuteAsync(Docs.Block("docs/database.md", "sql", "create index"));
         var report = await CheckAsync(views);
@@ -61,10 +61,10 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("alter table calcom.org_members rename to t; create view calcom.org_members with (security_invoker) as select org_id, subject from calcom.t; revoke select on calcom.t from calcom_reader; grant select on calcom.org_members to calcom_reader", "answer", "permission denied")]
     [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "or there more than once: agents: 2")]
     [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "or there more than once: org_accounts: 1")]
-    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "rows in agent_keys, which is read whole")]
-    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "rows in agents, which is read whole")]
-    [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "rows in org_members, which is read whole")]
-    [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "rows in org_members_expr_org_id_subject_idx, which is read whole")]
+    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "so all rows are scanned in agent_keys")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "so all rows are scanned in agents")]
+    [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "so all rows are scanned in org_members")]
+    [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "so all rows are scanned in org_members_expr_org_id_subject_idx")]
     public async Task WhatIsBrokenIsNamed_AndNothingElseIs(string sql, string name, string detail)
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
@@ -87,9 +87,9 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         var report = await CheckAsync(database);
 
         Assert.Equal(["connection", "schema"], report.Checks.Select(check => check.Name));
-        Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or make views as the README shows", report.Checks[1].Detail);
+        Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or make views as docs/database.md shows", report.Checks[1].Detail);
         Assert.Null(report.Data);
-        Assert.EndsWith("This database will not serve well: 1 to mend.", CheckReport.ToText(report), StringComparison.Ordinal);
+        Assert.EndsWith("This database will not serve well: 1 check failed.", CheckReport.ToText(report), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -200,7 +200,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal((1, ""), (await check.WaitForExitAsync(), check.Errors));
         Assert.Contains("\nFAIL  login_reads_no_key ", check.Output, StringComparison.Ordinal);
         Assert.Contains("\nFAIL  plan ", check.Output, StringComparison.Ordinal);
-        Assert.EndsWith("\nThis database will not serve well: 2 to mend.", check.Output, StringComparison.Ordinal);
+        Assert.EndsWith("\nThis database will not serve well: 2 checks failed.", check.Output, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -1,5 +1,6 @@
 using System.Globalization;
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Cli;
+using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
 using Microsoft.Extensions.DependencyInjection;
@@ -82,13 +83,13 @@ public sealed class ConfigurationTests
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db1,,db2;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db:{Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
     [InlineData("ConnectionStrings:CalcomAccounts", $"Host=user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts names a Host that is none")]
-    [InlineData("AnswerTimeoutSeconds", "0", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
-    [InlineData("AnswerTimeoutSeconds", "301", "AnswerTimeoutSeconds has to be a number of seconds from 1 to 300")]
-    [InlineData("MaxStatementsInFlight", "0", "MaxStatementsInFlight has to be a number from 1 to 64")]
-    [InlineData("MaxStatementsInFlight", "65", "MaxStatementsInFlight has to be a number from 1 to 64")]
-    [InlineData("MaxQueuedLookups", "none", "MaxQueuedLookups has to be a number from 1 to 1000000")]
-    [InlineData("Authentication:TokenCache", "perhaps", "Authentication:TokenCache has to be true or false")]
-    [InlineData("ShutdownTimeoutSeconds", "soon", "ShutdownTimeoutSeconds has to be a number of seconds from 1 to 300")]
+    [InlineData("CalcomAccounts:RequestTimeoutSeconds", "0", "CalcomAccounts:RequestTimeoutSeconds has to be a number from 1 to 300")]
+    [InlineData("CalcomAccounts:RequestTimeoutSeconds", "301", "CalcomAccounts:RequestTimeoutSeconds has to be a number from 1 to 300")]
+    [InlineData("CalcomAccounts:MaxConcurrentStatements", "0", "CalcomAccounts:MaxConcurrentStatements has to be a number from 1 to 64")]
+    [InlineData("CalcomAccounts:MaxConcurrentStatements", "65", "CalcomAccounts:MaxConcurrentStatements has to be a number from 1 to 64")]
+    [InlineData("CalcomAccounts:MaxQueuedLookups", "none", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:MaxQueuedLookups at")]
+    [InlineData("CalcomAccounts:TokenCache", "perhaps", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:TokenCache at")]
+    [InlineData("CalcomAccounts:ShutdownTimeoutSeconds", "soon", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:ShutdownTimeoutSeconds at")]
     public void ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string? value, string refusal)
     {
         var settings = Complete;
@@ -205,6 +206,6 @@ public sealed class ConfigurationTests
         Record.Exception(() => Build(settings, environment)) is { } exception ? Assert.IsType<StartupException>(exception).Message : null;
 
     private static Microsoft.AspNetCore.Builder.WebApplication Build(Dictionary<string, string?> settings, string environment = "Production") =>
-        Program.Build(Program.CreateBuilder(
+        ServiceHost.Build(ServiceHost.CreateBuilder(
             [$"--environment={environment}", .. settings.Where(setting => setting.Value is not null).Select(setting => $"--{setting.Key}={setting.Value}")]));
 }

@@ -138,7 +138,7 @@ public sealed class ConnectionLimitTests(ServiceFixture fixture)
         using var log = new CapturedLog(LogLevel.Information);
         await using var service = await TestService.StartAsync(
             fixture.Tables.ServiceConnectionString, configure: builder => builder.Logging.AddProvider(log)
-                .AddFilter<CapturedLog>(null, LogLevel.Error).AddFilter<CapturedLog>("CalcomAccounts.Api.RequestLog", LogLevel.Information));
+                .AddFilter<CapturedLog>(null, LogLevel.Error).AddFilter<CapturedLog>("CalcomAccounts.Api.Http.RequestLogging", LogLevel.Information));
         for (var i = 1; i <= 10; i++)
         {
             using var connection = await RawHttp.ConnectAsync(service.Url);

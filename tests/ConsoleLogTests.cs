@@ -3,7 +3,7 @@ using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Text;
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Observability;
 
 namespace CalcomAccounts.Tests;
 
@@ -49,7 +49,7 @@ public sealed class ConsoleLogTests(ServiceFixture fixture)
         using var pipe = await Pipe.CreateAsync();
         using var process = ServiceProcess.StartRedirected($"1<>{pipe.Path}", [$"--urls=http://127.0.0.1:{port}"], new(Settings(database))
         {
-            ["ShutdownTimeoutSeconds"] = "6",
+            ["CalcomAccounts__ShutdownTimeoutSeconds"] = "6",
             ["OTEL_EXPORTER_OTLP_ENDPOINT"] = $"http://{collector.LocalEndpoint}",
         });
         using var client = new HttpClient { BaseAddress = new($"http://127.0.0.1:{port}"), Timeout = TimeSpan.FromSeconds(15) };

@@ -1,6 +1,9 @@
 using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Agents;
+using CalcomAccounts.Infrastructure.Database;
+using CalcomAccounts.Infrastructure.Development;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
 using Npgsql;
@@ -213,7 +216,7 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
     public async Task WhatTheConnectionStringSaysWins()
     {
         await using var service = await TestService.StartAsync(
-            fixture.Tables.ServiceConnectionString + ";Application Name=mine;Options=-c statement_timeout=4321", new() { ["AnswerTimeoutSeconds"] = "10" });
+            fixture.Tables.ServiceConnectionString + ";Application Name=mine;Options=-c statement_timeout=4321", new() { ["CalcomAccounts:RequestTimeoutSeconds"] = "10" });
         await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
 
         Assert.Equal("mine", await SettingAsync(connection, "application_name"));

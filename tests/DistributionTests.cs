@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Agents;
 using Dapper;
 using Npgsql;
 

@@ -5,6 +5,7 @@ using System.Net.Sockets;
 using System.Security.Cryptography;
 using System.Text.RegularExpressions;
 using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Development;
 using Dapper;
 using Npgsql;
 
@@ -138,7 +139,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     {
         Directory.CreateDirectory($"{_root}/etc");
         await File.WriteAllTextAsync($"{_root}/etc/passwd", users);
-        var machine = new Machine(_root, "", isPrivileged, PostgresImage: null);
+        var machine = new PostgresLocator(_root, "", isPrivileged, PostgresImage: null);
 
         if (words is null)
         {
@@ -153,8 +154,8 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [Fact]
     public async Task ThisMachineIsTheRealOne()
     {
-        Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (Machine.This.Root, Machine.This.Path, Machine.This.IsPrivileged));
-        Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), Machine.This.PostgresImage);
+        Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (PostgresLocator.This.Root, PostgresLocator.This.Path, PostgresLocator.This.IsPrivileged));
+        Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), PostgresLocator.This.PostgresImage);
         await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         Assert.NotEmpty(server.Description);
     }
@@ -294,9 +295,9 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         }
 
         Directory.CreateDirectory($"{_root}/path/bin");
-        File.CreateSymbolicLink($"{_root}/path/bin/docker", Machine.This.Docker!);
+        File.CreateSymbolicLink($"{_root}/path/bin/docker", PostgresLocator.This.Docker!);
         string connectionString;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(Machine.This.PostgresImage), s_patience, progress: null, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.This.PostgresImage), s_patience, progress: null, CancellationToken.None))
         {
             connectionString = server.ConnectionString;
             await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));
@@ -312,7 +313,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     private static Task AssertEventuallyGoneAsync(string folder) =>
         FaultTests.EventuallyAsync(() => Task.FromResult(!Directory.Exists(folder)), TimeSpan.FromSeconds(5));
 
-    private Machine Here(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
+    private PostgresLocator Here(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
 
     private async Task<string> WhyNotAsync() => (await Assert.ThrowsAsync<StartupException>(
         () => EmbeddedPostgres.StartAsync(Here(image: null), TimeSpan.FromSeconds(0.3), progress: null, CancellationToken.None))).Message;

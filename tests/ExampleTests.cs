@@ -1,7 +1,8 @@
 using System.Text;
 using System.Text.RegularExpressions;
-using CalcomAccounts.Api;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Api.Cli;
+using CalcomAccounts.Infrastructure.Development;
+using CalcomAccounts.Infrastructure.Diagnostics;
 
 namespace CalcomAccounts.Tests;
 

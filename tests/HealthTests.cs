@@ -42,7 +42,7 @@ public sealed class HealthTests(ServiceFixture fixture)
     [InlineData("5")]
     public async Task WithADatabaseThatDoesNotAnswerItIsLiveAndNotReadyWithinTwoSeconds(string answerTimeoutSeconds)
     {
-        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["AnswerTimeoutSeconds"] = answerTimeoutSeconds });
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = answerTimeoutSeconds });
         await using var connection = new NpgsqlConnection(fixture.Tables.OwnerConnectionString);
         await connection.OpenAsync();
         await using var transaction = await connection.BeginTransactionAsync();

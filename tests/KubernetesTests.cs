@@ -158,7 +158,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     // Strictly: a field that the API does not know is an error.
     private static async Task<IReadOnlyList<IKubernetesObject>> RenderAsync(string folder)
     {
-        using var kubectl = Process.Start(new ProcessStartInfo(Kubectl, ["kustomize", Path.Combine(ServiceProcess.Repository, "src", "Api", "Kubernetes", folder)])
+        using var kubectl = Process.Start(new ProcessStartInfo(Kubectl, ["kustomize", Path.Combine(ServiceProcess.Repository, "deploy", "kubernetes", folder)])
         {
             RedirectStandardOutput = true,
         })!;

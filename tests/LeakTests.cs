@@ -1,5 +1,7 @@
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Cli;
 using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Database;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Npgsql;
 

@@ -1,5 +1,5 @@
 using CalcomAccounts.Application;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Agents;
 
 namespace CalcomAccounts.Tests;
 

@@ -8,7 +8,7 @@ namespace CalcomAccounts.Tests;
 [Collection(AfterAllOthers.Name)]
 public sealed partial class MonitoringTests(ServiceFixture fixture)
 {
-    private static readonly string s_folder = Path.Combine(ServiceProcess.Repository, "src", "Api", "Monitoring");
+    private static readonly string s_folder = Path.Combine(ServiceProcess.Repository, "deploy", "monitoring");
 
     // What Prometheus itself puts on a sample that it scrapes.
     private static readonly string[] s_scrapeLabels = ["instance", "job"];

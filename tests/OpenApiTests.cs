@@ -67,8 +67,8 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         var served = (await fixture.Service.SendAsync("GET", "/swagger/v1/swagger.json")).Body.Replace(fixture.Service.Url, "http://localhost:5000", StringComparison.Ordinal);
 
         Assert.True(
-            await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "src", "Api", "openapi.json")) == served,
-            "dotnet run --project src/Api, and: curl --output src/Api/openapi.json http://localhost:5000/swagger/v1/swagger.json");
+            await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "src", "Api", "OpenApi", "openapi.json")) == served,
+            "dotnet run --project src/Api, and: curl --output src/Api/OpenApi/openapi.json http://localhost:5000/swagger/v1/swagger.json");
     }
 
     [Theory]

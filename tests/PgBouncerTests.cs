@@ -1,5 +1,6 @@
 using System.Net.Sockets;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Database;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Dapper;
 using Microsoft.Extensions.Logging;
 using Npgsql;
@@ -111,7 +112,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     {
         using var bouncer = await StartBouncerAsync();
         var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), CancellationToken.None)).Checks);
-        Assert.Equal("unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string says Options=, as in the README's 'Growing'", check.Detail);
+        Assert.Equal("unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string says Options=, as in docs/scaling.md", check.Detail);
         await using var service = await TestService.StartAsync(ConnectionString(bouncer, ""));
 
         Assert.Equal(500, (await service.GetAccountAsync(await fixture.Tables.AddAgentAsync(_org), Tokens.OfOrganization(_org))).Status);

@@ -2,7 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Development;
 using Docker.DotNet;
 using DotNet.Testcontainers.Builders;
 using Npgsql;

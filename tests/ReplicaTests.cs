@@ -1,5 +1,5 @@
-using CalcomAccounts.Api;
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Api.Cli;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Dapper;
 using Microsoft.Extensions.Logging;
 using Npgsql;

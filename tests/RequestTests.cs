@@ -259,7 +259,7 @@ public sealed class RequestTests(ServiceFixture fixture)
             await command.ExecuteNonQueryAsync();
         }
 
-        await using var hasty = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["AnswerTimeoutSeconds"] = "1" });
+        await using var hasty = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = "1" });
         foreach (var (service, seconds) in new[] { (fixture.Service, 5), (hasty, 1) })
         {
             var started = Stopwatch.GetTimestamp();

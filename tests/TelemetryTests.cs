@@ -2,7 +2,7 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using System.Text.RegularExpressions;
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Infrastructure;
 using Microsoft.Extensions.DependencyInjection;
 using OpenTelemetry.Metrics;
@@ -58,7 +58,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         Assert.Contains(collector.Spans, span => span.ParentSpanId == lookup.SpanId && span.Attributes.GetValueOrDefault("db.system.name") is "postgresql");
         Assert.Contains("calcom.account.resolutions", collector.MetricsText, StringComparison.Ordinal);
         Assert.Contains("calcom-accounts", collector.MetricsText, StringComparison.Ordinal);
-        Assert.Contains(Program.Version, collector.MetricsText, StringComparison.Ordinal);
+        Assert.Contains(ServiceHost.Version, collector.MetricsText, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -66,7 +66,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
     {
         await using var collector = await TestCollector.StartAsync();
         var agent = await fixture.Tables.AddAgentAsync(_org);
-        await using (var service = await StartAsync(new(collector.Settings) { ["MaxStatementsInFlight"] = "1" }))
+        await using (var service = await StartAsync(new(collector.Settings) { ["CalcomAccounts:MaxConcurrentStatements"] = "1" }))
         {
             await Task.WhenAll(Enumerable.Range(0, 50).Select(_ => service.GetAccountAsync(agent, Tokens.OfOrganization(_org))));
             await service.StopAsync();

@@ -1,4 +1,4 @@
-using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Database;
 using Dapper;
 using Npgsql;
 

@@ -1,6 +1,6 @@
 using System.Text;
 using System.Text.Json;
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Hosting;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Logging;
 
@@ -44,11 +44,11 @@ internal sealed class TestService : IAsyncDisposable
             all[key] = value;
         }
 
-        var builder = Program.CreateBuilder(
+        var builder = ServiceHost.CreateBuilder(
             [.. all.Where(setting => setting.Value is not null).Select(setting => $"--{setting.Key}={setting.Value}")]);
         builder.Logging.ClearProviders().AddProvider(LeakDetector.Instance);
         configure?.Invoke(builder);
-        var service = new TestService(Program.Build(builder));
+        var service = new TestService(ServiceHost.Build(builder));
         await service._app.StartAsync();
         return service;
     }

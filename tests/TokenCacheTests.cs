@@ -1,4 +1,4 @@
-using CalcomAccounts.Api;
+using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
 using Microsoft.Extensions.DependencyInjection;
@@ -79,7 +79,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData("false", 3)]
     public async Task AValidTokenIsValidatedOnce_UnlessThatIsSwitchedOff_AndARefusedOneEachTime(string? setting, int validations)
     {
-        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["Authentication:TokenCache"] = setting });
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:TokenCache"] = setting });
         var rules = service.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme).TokenValidationParameters;
         var (validate, count) = (rules.AlgorithmValidator, 0);
         rules.AlgorithmValidator = (algorithm, key, token, parameters) =>

@@ -106,7 +106,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     public async Task TheOrganizationClaimCanBeNamed()
     {
         await using var service = await TestService.StartAsync(
-            fixture.Tables.ServiceConnectionString, new() { ["Authentication:OrganizationClaim"] = "https://platform.example/org" });
+            fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:OrganizationClaim"] = "https://platform.example/org" });
         var agent = await fixture.Tables.AddAgentAsync(s_org);
 
         Assert.Equal(200, (await service.GetAccountAsync(agent, Tokens.With(("https://platform.example/org", s_org)))).Status);

@@ -10,7 +10,7 @@ namespace CalcomAccounts.Application;
 /// </summary>
 /// <param name="AgentIds">The agents' UUIDs as they were sent, null for what is no text; null itself when no list was sent.</param>
 /// <param name="Scope">Who asks.</param>
-public sealed record GetAgentAccounts(IReadOnlyList<string?>? AgentIds, Scope Scope) : IRequest<IReadOnlyList<Decision?>>
+public sealed record GetAgentAccounts(IReadOnlyList<string?>? AgentIds, OrganizationScope Scope) : IRequest<IReadOnlyList<Decision?>>
 {
     /// <summary>How many agents may be asked for at once.</summary>
     public const int MaxAgents = 100;
@@ -25,7 +25,7 @@ internal sealed class GetAgentAccountsValidator : AbstractValidator<GetAgentAcco
             .WithMessage($"the body must be a JSON object that holds agent_ids, a list of 1 to {GetAgentAccounts.MaxAgents} UUIDs, and nothing else but org_id")
             .DependentRules(() => RuleForEach(query => query.AgentIds)
                 .Must(Uuid.IsValid).WithMessage("agent_ids[{CollectionIndex}] must be a UUID"));
-        RuleFor(query => query.Scope).Must(scope => scope.IsValid).WithMessage(Scope.Requirement);
+        RuleFor(query => query.Scope).Must(scope => scope.IsValid).WithMessage(OrganizationScope.ValidationMessage);
     }
 }
 
@@ -33,7 +33,7 @@ internal sealed class GetAgentAccountsHandler(IAgentReader reader) : IRequestHan
 {
     public async Task<IReadOnlyList<Decision?>> Handle(GetAgentAccounts query, CancellationToken cancellationToken)
     {
-        var agents = await reader.FindAsync([.. query.AgentIds!.Select(Uuid.Parse)], query.Scope.Narrow(), cancellationToken);
+        var agents = await reader.FindAsync([.. query.AgentIds!.Select(Uuid.Parse)], query.Scope.ToCaller(), cancellationToken);
 
         // An agent that is asked for many times is decided once.
         var decisions = new Dictionary<Agent, Decision>(ReferenceEqualityComparer.Instance);

@@ -1,4 +1,6 @@
 using CalcomAccounts.Application;
+using CalcomAccounts.Infrastructure.Agents;
+using CalcomAccounts.Infrastructure.Database;
 using Dapper;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -44,7 +46,7 @@ public static class InfrastructureServices
 }
 
 /// <summary>What looking an agent up may take.</summary>
-/// <param name="AnswerTimeout">Within which a request is answered.</param>
-/// <param name="MaxStatementsInFlight">How many statements may be in flight at once; lookups that arrive meanwhile share the next.</param>
+/// <param name="RequestTimeout">Within which a request is answered.</param>
+/// <param name="MaxConcurrentStatements">How many statements may be in flight at once; lookups that arrive meanwhile share the next.</param>
 /// <param name="MaxQueuedLookups">How many lookups may wait for that; the next one fails at once.</param>
-public sealed record LookupLimits(TimeSpan AnswerTimeout, int MaxStatementsInFlight, int MaxQueuedLookups);
+public sealed record LookupLimits(TimeSpan RequestTimeout, int MaxConcurrentStatements, int MaxQueuedLookups);

@@ -1,0 +1,256 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace CalcomAccounts.Benchmarks;
+
+/// <summary>What is asked, of how many agents, by how many connections at once.</summary>
+internal sealed record Scenario(string Algorithm, int Agents, int Connections);
+
+/// <summary>How often and how long, in seconds, each scenario is measured, and how often a start.</summary>
+internal sealed record Rounds(int Count, int Seconds, int WarmUp, int Starts);
+
+/// <summary>The service and the baseline, measured in turn.</summary>
+internal static class Comparison
+{
+    private static readonly string[] s_columns =
+        ["requests/s", "server CPU µs", "database CPU µs", "p50 ms", "p99 ms", "memory MiB", "sessions", "errors"];
+
+    public static async Task<int> RunAsync(Scenario[] scenarios, Rounds rounds, string serviceEnvironment, string baselinePool)
+    {
+        var folder = Directory.CreateTempSubdirectory("calcom-accounts-benchmark-").FullName;
+        try
+        {
+            Target[] targets =
+            [
+                new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
+                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), "", serviceEnvironment),
+            ];
+            await using var issuer = await Issuer.StartAsync();
+            var errors = 0L;
+            foreach (var agents in scenarios.GroupBy(scenario => scenario.Agents))
+            {
+                await using var database = await BenchmarkDatabase.StartAsync(agents.Key);
+                Console.WriteLine($"{agents.Key} agents, {database.Description}, {Environment.ProcessorCount} processors, medians of {rounds.Count} rounds of {rounds.Seconds} s");
+                foreach (var algorithm in agents.GroupBy(scenario => scenario.Algorithm))
+                {
+                    errors += await RunAsync([.. algorithm], targets, database, issuer, rounds, folder);
+                }
+
+                await MeasureStartsAsync(targets, database, issuer, agents.First().Algorithm, rounds.Starts);
+            }
+
+            return errors == 0 ? 0 : 1;
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    /// <returns>How many answers were wrong.</returns>
+    private static async Task<long> RunAsync(
+        Scenario[] scenarios, Target[] targets, BenchmarkDatabase database, Issuer issuer, Rounds rounds, string folder)
+    {
+        var algorithm = scenarios[0].Algorithm;
+        var requests = Path.Combine(folder, "requests");
+        await File.WriteAllLinesAsync(requests, database.Sample.Select(
+            sample => $"/api/v1/calcom/agents/{sample.AgentId}/account {issuer.Sign(algorithm, sample.OrgId)}"));
+
+        var running = new List<RunningTarget>();
+        try
+        {
+            foreach (var target in targets)
+            {
+                running.Add(await RunningTarget.StartAsync(target, database, issuer, algorithm));
+                await running[^1].CheckAnswersAsync(database, issuer, algorithm);
+                await LoadAsync(running[^1], requests, connections: 64, rounds.WarmUp);
+            }
+
+            var errors = 0L;
+            foreach (var scenario in scenarios)
+            {
+                var results = targets.Select(_ => new List<double[]>()).ToList();
+                for (var round = 0; round < rounds.Count; round++)
+                {
+                    // Each begins every other round, so that neither has the quieter half.
+                    foreach (var i in round % 2 == 0 ? [0, 1] : new[] { 1, 0 })
+                    {
+                        results[i].Add(await MeasureAsync(running[i], database, requests, scenario.Connections, rounds.Seconds));
+                    }
+                }
+
+                Print($"{algorithm}, {scenario.Agents} agents, {scenario.Connections} connections", targets, results);
+                errors += results.Sum(measured => (long)measured.Sum(figures => figures[^1]));
+            }
+
+            foreach (var target in running)
+            {
+                await target.CheckAnswersAsync(database, issuer, algorithm);
+            }
+
+            return errors;
+        }
+        finally
+        {
+            foreach (var target in running)
+            {
+                await target.DisposeAsync();
+            }
+        }
+    }
+
+    private static async Task<double[]> MeasureAsync(
+        RunningTarget target, BenchmarkDatabase database, string requests, int connections, int seconds)
+    {
+        var (serverBefore, databaseBefore) = (target.CpuMicroseconds(), database.CpuMicroseconds());
+        var load = await LoadAsync(target, requests, connections, seconds);
+        var (server, postgres) = (target.CpuMicroseconds() - serverBefore, database.CpuMicroseconds() - databaseBefore);
+        return
+        [
+            load.Requests / (load.Microseconds / 1e6), server / load.Requests, postgres / load.Requests, load.P50 / 1000.0, load.P99 / 1000.0,
+            target.ResidentMiB(), await database.CountSessionsAsync(target.Name), load.Errors,
+        ];
+    }
+
+    internal static async Task<(double Requests, double Microseconds, double P50, double P99, double Errors)> LoadAsync(
+        RunningTarget target, string requests, int connections, int seconds)
+    {
+        var output = await Shell.CommandAsync(
+            "wrk", "--threads", "1", "--connections", $"{connections}", "--duration", $"{seconds}s", "--timeout", "10s",
+            "--script", Path.Combine(AppContext.BaseDirectory, "wrk.lua"), target.Url, "--", requests);
+        var fields = output.Split('\n').Single(line => line.StartsWith("RESULT", StringComparison.Ordinal)).Split(' ')[1..]
+            .Select(field => double.Parse(field, CultureInfo.InvariantCulture)).ToArray();
+        return (fields[0], fields[1], fields[2], fields[3], fields[4]);
+    }
+
+    private static void Print(string title, Target[] targets, List<List<double[]>> results)
+    {
+        Console.WriteLine();
+        Console.WriteLine($"{title,-44}{string.Concat(targets.Select(target => $"{target.Name,12}"))}       ratio");
+        for (var column = 0; column < s_columns.Length; column++)
+        {
+            var medians = results.Select(measured => Median(measured.Select(figures => figures[column]))).ToList();
+            var ratio = Median(results[1].Zip(results[0], (service, baseline) => service[column] / baseline[column]));
+            Console.WriteLine($"  {s_columns[column],-42}{string.Concat(medians.Select(median => $"{median,12:0.##}"))}{ratio,12:0.00}");
+        }
+    }
+
+    private static async Task MeasureStartsAsync(Target[] targets, BenchmarkDatabase database, Issuer issuer, string algorithm, int starts)
+    {
+        var milliseconds = targets.Select(_ => new List<double>()).ToList();
+        for (var start = 0; start < starts; start++)
+        {
+            for (var i = 0; i < targets.Length; i++)
+            {
+                var started = Stopwatch.GetTimestamp();
+                await using var target = await RunningTarget.StartAsync(targets[i], database, issuer, algorithm);
+                milliseconds[i].Add(Stopwatch.GetElapsedTime(started).TotalMilliseconds);
+            }
+        }
+
+        if (starts > 0)
+        {
+            Console.WriteLine();
+            Console.WriteLine($"  {"process start to first 200, ms",-42}{string.Concat(milliseconds.Select(times => $"{Median(times),12:0}"))}{Median(milliseconds[1]) / Median(milliseconds[0]),12:0.00}");
+        }
+    }
+
+    internal static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+
+    internal static async Task<string> PublishAsync(string folder, string project, string program)
+    {
+        await Shell.CommandAsync("dotnet", "publish", project, "--configuration", "Release", "--output", Path.Combine(folder, program), "--verbosity", "quiet");
+        return Path.Combine(folder, program, program);
+    }
+}
+
+/// <summary>A program to measure.</summary>
+internal sealed record Target(string Name, string Program, string ConnectionSettings, string Environment);
+
+/// <summary>One that runs.</summary>
+internal sealed class RunningTarget : IAsyncDisposable
+{
+    private static readonly HttpClient s_client = new() { Timeout = TimeSpan.FromSeconds(10) };
+    private readonly Process _process;
+
+    private RunningTarget(Process process, string name, string url) => (_process, Name, Url) = (process, name, url);
+
+    public string Name { get; }
+
+    public string Url { get; }
+
+    /// <returns>It, once it has answered 200.</returns>
+    public static async Task<RunningTarget> StartAsync(Target target, BenchmarkDatabase database, Issuer issuer, string algorithm)
+    {
+        var url = $"http://127.0.0.1:{Shell.FreePort()}";
+        var start = new ProcessStartInfo("/bin/sh", ["-c", $"exec env {target.Environment} '{target.Program}' --urls {url} >/dev/null"]);
+        start.Environment["ConnectionStrings__CalcomAccounts"] = $"{database.ConnectionString};Application Name={target.Name};{target.ConnectionSettings}";
+        foreach (var (key, value) in issuer.Settings(algorithm))
+        {
+            start.Environment[$"Authentication__Schemes__Bearer__{key}"] = value;
+        }
+
+        var running = new RunningTarget(Process.Start(start)!, target.Name, url);
+        var deadline = Stopwatch.StartNew();
+        var sample = database.Sample[0];
+        var token = issuer.Sign(algorithm, sample.OrgId);
+        while (true)
+        {
+            try
+            {
+                await running.AskAsync(sample, token);
+                return running;
+            }
+            catch (HttpRequestException) when (deadline.Elapsed < TimeSpan.FromSeconds(20) && !running._process.HasExited)
+            {
+                await Task.Delay(2);
+            }
+        }
+    }
+
+    /// <exception cref="InvalidOperationException">An answer was not the one that the agent's rows mean.</exception>
+    public async Task CheckAnswersAsync(BenchmarkDatabase database, Issuer issuer, string algorithm)
+    {
+        foreach (var sample in database.Sample.Take(100))
+        {
+            var body = await AskAsync(sample, issuer.Sign(algorithm, sample.OrgId));
+            if (!body.Contains(sample.Expected, StringComparison.Ordinal))
+            {
+                throw new InvalidOperationException($"{Name} answered {body}, not {sample.Expected}");
+            }
+        }
+    }
+
+    public double CpuMicroseconds()
+    {
+        _process.Refresh();
+        return _process.TotalProcessorTime.TotalMicroseconds;
+    }
+
+    public double ResidentMiB()
+    {
+        _process.Refresh();
+        return _process.WorkingSet64 / (double)(1 << 20);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await Shell.CommandAsync("kill", "-TERM", $"{_process.Id}");
+        await _process.WaitForExitAsync();
+        _process.Dispose();
+    }
+
+    private async Task<string> AskAsync(Sample sample, string token)
+    {
+        using var request = new HttpRequestMessage(HttpMethod.Get, $"{Url}/api/v1/calcom/agents/{sample.AgentId}/account");
+        request.Headers.Authorization = new("Bearer", token);
+        using var response = await s_client.SendAsync(request);
+        return response.IsSuccessStatusCode
+            ? await response.Content.ReadAsStringAsync()
+            : throw new HttpRequestException($"{Name} answered {(int)response.StatusCode}");
+    }
+}

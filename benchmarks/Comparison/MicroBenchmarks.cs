@@ -1,0 +1,69 @@
+using System.Buffers.Text;
+using System.Text;
+using BenchmarkDotNet.Attributes;
+using BenchmarkDotNet.Configs;
+using BenchmarkDotNet.Jobs;
+using BenchmarkDotNet.Running;
+using BenchmarkDotNet.Toolchains.InProcess.Emit;
+using CalcomAccounts.Api.Agents;
+using CalcomAccounts.Api.Authentication;
+using CalcomAccounts.Api.Http;
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+using Microsoft.IdentityModel.JsonWebTokens;
+
+namespace CalcomAccounts.Benchmarks;
+
+/// <summary>What the parts of a request cost that are the service's own, by BenchmarkDotNet.</summary>
+[MemoryDiagnoser]
+public class MicroBenchmarks
+{
+    private static readonly string s_text = string.Join('.', new[]
+    {
+        """{"alg":"HS256","typ":"JWT"}""",
+        """{"iss":"https://issuer.example","aud":"benchmark","sub":"somebody","org_id":"b0000000-0000-4000-8000-000000000001","exp":4102444800}""",
+        "signature",
+    }.Select(part => Base64Url.EncodeToString(Encoding.UTF8.GetBytes(part))));
+
+    private static readonly CalcomAccount s_account = new(Guid.NewGuid(), "Front desk", HasApiKey: true, "https://api.cal.com", "active", DateTime.UtcNow);
+    private static readonly Agent s_agent = new([s_account with { Status = "inactive" }, s_account], s_account.Id, s_account);
+    private static readonly JsonWebToken s_token = new(s_text);
+    private static readonly GetAgentCalcomAccountResponse s_response = GetAgentCalcomAccountResponse.Of(AccountResolver.Decide(s_agent));
+    private readonly TokenCache _cache = new(TimeProvider.System);
+
+    /// <summary>A token that is remembered while this is measured.</summary>
+    [IterationSetup(Target = nameof(FindToken))]
+    public void Remember() => _cache.Add(s_text, null, Caller.OfSubject("somebody"), DateTimeOffset.UtcNow.AddHours(1));
+
+    /// <summary>Of a token that is remembered.</summary>
+    [Benchmark]
+    public object? FindToken() => _cache.Find(s_text, null);
+
+    /// <summary>From a token that has been validated.</summary>
+    [Benchmark]
+    public object? ReadClaims() => JwtAuthentication.ReadCaller(s_token, "org_id");
+
+    /// <summary>Two keys and a linked account.</summary>
+    [Benchmark]
+    public object Decide() => AccountResolver.Decide(s_agent);
+
+    /// <summary>The answer's body.</summary>
+    [Benchmark]
+    public byte[] WriteJson() => System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(s_response, typeof(GetAgentCalcomAccountResponse), ResponseJson.Context);
+
+    internal static void Run(bool once)
+    {
+        var artifacts = Directory.CreateTempSubdirectory("calcom-accounts-parts-");
+        try
+        {
+            BenchmarkRunner.Run<MicroBenchmarks>(DefaultConfig.Instance
+                .AddJob((once ? Job.Dry : Job.ShortRun).WithToolchain(InProcessEmitToolchain.Instance))
+                .WithOptions(ConfigOptions.DisableLogFile)
+                .WithArtifactsPath(artifacts.FullName));
+        }
+        finally
+        {
+            artifacts.Delete(recursive: true);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+using System.Globalization;
+using CalcomAccounts.Benchmarks;
+
+// Measures the published service against the baseline beside it, on a private PostgreSQL, and prints a table for each scenario;
+// with '--bulk', what one tenant's lists leave to another; or, as 'micro', what parts of a request cost.
+if (args is ["micro", .. var words])
+{
+    MicroBenchmarks.Run(once: words is ["once"]);
+    return 0;
+}
+
+var isBulk = args.Contains("--bulk");
+args = [.. args.Where(arg => arg is not "--bulk")];
+var options = new ConfigurationBuilder().AddCommandLine(args).Build();
+int Number(string name, int otherwise) => options.GetValue(name, otherwise);
+
+Scenario[] scenarios =
+[
+    new("HS256", 1_000, 1), new("HS256", 1_000, 16), new("HS256", 1_000, 64), new("HS256", 1_000, 256),
+    new("RS256", 1_000, 64), new("HS256", 2_000_000, 64),
+];
+if (options["connections"] is { } connections)
+{
+    scenarios =
+    [
+        .. from algorithm in (options["algorithms"] ?? "HS256").Split(',')
+           from agents in (options["agents"] ?? "1000").Split(',')
+           from count in connections.Split(',')
+           select new Scenario(
+               algorithm, int.Parse(agents, CultureInfo.InvariantCulture), int.Parse(count, CultureInfo.InvariantCulture)),
+    ];
+}
+
+var rounds = new Rounds(Number("rounds", 7), Number("seconds", 5), Number("warm-up", 10), Number("starts", 7));
+if (isBulk)
+{
+    return await Bulk.RunAsync(rounds, options["service-environment"] ?? "");
+}
+
+return await Comparison.RunAsync(scenarios, rounds, options["service-environment"] ?? "", options["baseline-pool"] ?? "16");

@@ -1,0 +1,63 @@
+using System.ComponentModel.DataAnnotations;
+using CalcomAccounts.Infrastructure;
+
+namespace CalcomAccounts.Api.Hosting;
+
+/// <summary>The service's own settings, section <c>CalcomAccounts</c> of the configuration: docs/configuration.md.</summary>
+internal sealed class CalcomAccountsOptions
+{
+    /// <summary>The section's name.</summary>
+    public const string Section = "CalcomAccounts";
+
+    private const string OutOfRange = "{0} has to be a number from {1} to {2}";
+
+    /// <summary>Within how many seconds each request is answered.</summary>
+    [Range(1, 300, ErrorMessage = OutOfRange)]
+    public int RequestTimeoutSeconds { get; set; } = 5;
+
+    /// <summary>Within how many seconds the process ends after SIGTERM or SIGINT.</summary>
+    [Range(1, 300, ErrorMessage = OutOfRange)]
+    public int ShutdownTimeoutSeconds { get; set; } = 15;
+
+    /// <summary>How many statements for lookups an instance has in flight.</summary>
+    [Range(1, 64, ErrorMessage = OutOfRange)]
+    public int MaxConcurrentStatements { get; set; } = 2;
+
+    /// <summary>How many lookups may wait for a statement.</summary>
+    [Range(1, 1_000_000, ErrorMessage = OutOfRange)]
+    public int MaxQueuedLookups { get; set; } = 4096;
+
+    /// <summary>The name of the claim that names the caller's organization.</summary>
+    [Required(ErrorMessage = "{0} has to name a claim")]
+    public string OrganizationClaim { get; set; } = "org_id";
+
+    /// <summary>Whether a valid token is remembered for a minute at most.</summary>
+    public bool TokenCache { get; set; } = true;
+
+    /// <summary>Read before anything is composed, so that a start fails for a setting alone.</summary>
+    /// <exception cref="StartupException">A setting is unknown or makes no sense; the message names its key, and repeats no value.</exception>
+    public static CalcomAccountsOptions Read(IConfiguration configuration)
+    {
+        var section = configuration.GetSection(Section);
+        var known = typeof(CalcomAccountsOptions).GetProperties().Select(property => property.Name);
+        if (section.GetChildren().Select(child => child.Key).Except(known, StringComparer.OrdinalIgnoreCase).FirstOrDefault() is { } unknown)
+        {
+            throw new StartupException($"{Section}:{unknown} is no setting; there are {string.Join(", ", known.Select(name => $"{Section}:{name}"))}");
+        }
+
+        var options = new CalcomAccountsOptions();
+        try
+        {
+            section.Bind(options);
+        }
+        catch (InvalidOperationException exception)
+        {
+            throw new StartupException($"{Section} is not valid: {ServiceHost.Explain(exception, configuration)}", exception);
+        }
+
+        var results = new List<ValidationResult>();
+        return Validator.TryValidateObject(options, new(options), results, validateAllProperties: true)
+            ? options
+            : throw new StartupException($"{Section}:{results[0].ErrorMessage}");
+    }
+}

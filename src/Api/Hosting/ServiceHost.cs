@@ -1,0 +1,182 @@
+using System.Reflection;
+using CalcomAccounts.Api.Authentication;
+using CalcomAccounts.Api.Http;
+using CalcomAccounts.Api.Observability;
+using CalcomAccounts.Api.OpenApi;
+using CalcomAccounts.Application;
+using CalcomAccounts.Infrastructure;
+using CalcomAccounts.Infrastructure.Database;
+using FluentValidation.AspNetCore;
+using Microsoft.AspNetCore.Diagnostics.HealthChecks;
+using Microsoft.AspNetCore.Mvc.ModelBinding;
+using Microsoft.AspNetCore.Rewrite;
+
+namespace CalcomAccounts.Api.Hosting;
+
+/// <summary>The HTTP server: its configuration, its services, and its pipeline in their order.</summary>
+internal static class ServiceHost
+{
+    private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
+
+    /// <summary>As CHANGELOG.md has it, and the commit where it was built from a repository.</summary>
+    internal static string Version { get; } =
+        typeof(ServiceHost).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
+
+    /// <summary>Serves until it is told to stop.</summary>
+    /// <exception cref="StartupException">It can't start.</exception>
+    public static async Task RunAsync(string[] settings)
+    {
+        var builder = CreateBuilder(settings);
+        await using var development = await DevelopmentEnvironment.PrepareAsync(builder);
+        await using var app = Build(builder);
+        try
+        {
+            await app.StartAsync();
+        }
+        catch (Exception exception) when (exception is not StartupException)
+        {
+            var sections = builder.Configuration.GetSection("Kestrel").GetChildren().Select(section => section.Path).Where(path => path != Limits.Section);
+            throw new StartupException(
+                $"can't listen: {Explain(exception, builder.Configuration)}; "
+                + (sections.Any() ? $"see {string.Join(" and ", sections)}" : "choose an address with --urls, as in --urls http://localhost:5001"),
+                exception);
+        }
+
+        if (development is not null)
+        {
+            await development.AnnounceAsync(app);
+        }
+
+        await app.WaitForShutdownAsync();
+    }
+
+    /// <summary>The configuration: files beside the program, then the environment, then the arguments.</summary>
+    /// <exception cref="StartupException">A file is malformed, or a setting of the host's makes no sense.</exception>
+    internal static WebApplicationBuilder CreateBuilder(string[] settings)
+    {
+        try
+        {
+            var builder = WebApplication.CreateBuilder(new WebApplicationOptions
+            {
+                Args = DevelopmentEnvironment.DefaultArguments(settings),
+                ApplicationName = typeof(ServiceHost).Assembly.GetName().Name,
+                ContentRootPath = AppContext.BaseDirectory,
+            });
+            ConsoleLog.Use(builder.Logging);
+            return builder;
+        }
+        catch (Exception exception) when (exception is not StartupException)
+        {
+            var cause = exception.GetBaseException();
+            throw new StartupException(
+                $"the configuration is not valid: {exception.Message}{(cause == exception ? "" : $" {cause.Message}")}", exception);
+        }
+    }
+
+    /// <summary>The service on a configuration that is complete, not yet started.</summary>
+    /// <exception cref="StartupException">The configuration lacks something, or makes no sense.</exception>
+    internal static WebApplication Build(WebApplicationBuilder builder)
+    {
+        var connectionString = builder.Configuration.GetConnectionString(ConnectionStrings.Name);
+        var missing = JwtAuthentication.FindMissing(builder.Configuration);
+        if (connectionString is null || missing.Any())
+        {
+            throw NotConfigured(string.Join(", ", connectionString is null ? missing.Prepend(ConnectionStrings.Key) : missing));
+        }
+
+        var options = CalcomAccountsOptions.Read(builder.Configuration);
+        var lookupLimits = builder.AddLimits(options);
+        RequestLogging.Configure(builder.Logging);
+
+        // All it ever logs is the stack trace of a failed start; Main says why in one line.
+        builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
+
+        builder.Services.AddApplication();
+        builder.Services.AddInfrastructure(connectionString, lookupLimits);
+        builder.Services.AddJwtAuthentication(builder.Configuration, options);
+        builder.Services.AddErrorHandling();
+        builder.Services.AddControllers(mvc =>
+        {
+            // Queries are bound by binders of their own, and judged by their validators alone.
+            mvc.ValueProviderFactories.Clear();
+            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
+            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccounts)));
+        });
+        builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
+        builder.Services.AddSingleton<Readiness>();
+        builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
+        builder.Services.AddOpenApi();
+        builder.Services.AddSingleton<GracefulShutdown>();
+        builder.Services.AddHostedService(provider => provider.GetRequiredService<GracefulShutdown>());
+        builder.AddTelemetry();
+
+        var app = BuildHost(builder);
+        app.Services.CheckJwtAuthentication();
+
+        app.Use(ConnectionShare.InvokeAsync);
+        app.UseMiddleware<RequestLogging>();
+        app.Use(app.Services.GetRequiredService<GracefulShutdown>().InvokeAsync);
+        app.Use((context, next) =>
+        {
+            context.Response.OnStarting(SetHeaders, context.Response);
+            return next(context);
+        });
+        app.UseErrorHandling();
+        app.UseOpenApiPage();
+
+        // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
+        app.UseWhen(context => context.Request.Path.Value!.Contains("//", StringComparison.Ordinal), empty => empty.UseRewriter(
+            new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account(?:/explain)?/?)$", "$1%20$2", skipRemainingRules: true)));
+        app.UseRouting();
+        app.UseRequestTimeouts();
+        app.UseAuthentication();
+        app.UseAuthorization();
+        app.MapControllers().RequireAuthorization();
+
+        // They have a bound of their own.
+        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly).DisableRequestTimeout();
+        app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly).DisableRequestTimeout();
+        return app;
+    }
+
+    private static WebApplication BuildHost(WebApplicationBuilder builder)
+    {
+        try
+        {
+            return builder.Build();
+        }
+        catch (Exception exception) when (exception is not StartupException)
+        {
+            throw new StartupException($"the configuration is not valid: {Explain(exception, builder.Configuration)}", exception);
+        }
+    }
+
+    /// <summary>What ASP.NET Core refuses, with the key in place of a value that it quotes.</summary>
+    internal static string Explain(Exception exception, IConfiguration configuration)
+    {
+        var message = exception is TargetInvocationException { InnerException: { } cause } ? cause.Message : exception.Message;
+        return configuration.AsEnumerable()
+            .Where(setting => setting.Key.Contains(':') && setting.Value is { Length: > 0 })
+            .Aggregate(message, (text, setting) => text.Replace($"'{setting.Value}'", setting.Key, StringComparison.Ordinal))
+            .TrimEnd('.');
+    }
+
+    /// <summary>Says which settings are missing.</summary>
+    internal static StartupException NotConfigured(string missing) => new($"not configured: {missing}; see --help");
+
+    private static Task SetHeaders(object state)
+    {
+        var headers = ((HttpResponse)state).Headers;
+        if (headers.CacheControl != ApiDocument.AssetCacheControl)
+        {
+            headers.CacheControl = "no-store";
+        }
+
+        headers.XContentTypeOptions = "nosniff";
+
+        // What the exception handler adds for HTTP/1.0 caches.
+        headers.Remove("Pragma");
+        headers.Remove("Expires");
+        return Task.CompletedTask;
+    }
+}

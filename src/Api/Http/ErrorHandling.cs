@@ -1,0 +1,62 @@
+using CalcomAccounts.Application;
+using Microsoft.AspNetCore.Diagnostics;
+using Microsoft.AspNetCore.Mvc;
+
+namespace CalcomAccounts.Api.Http;
+
+/// <summary>The one place where a failure becomes a status and a body.</summary>
+internal static class ErrorHandling
+{
+    public static IServiceCollection AddErrorHandling(this IServiceCollection services) => services
+        .AddExceptionHandler<UnexpectedExceptionHandler>()
+        .PostConfigure<ApiBehaviorOptions>(options =>
+        {
+            // An empty NotFound() gets its body below, not a problem+json one.
+            options.SuppressMapClientErrors = true;
+            options.InvalidModelStateResponseFactory = context => new JsonAnswer(
+                StatusCodes.Status400BadRequest,
+                ErrorResponse.InvalidRequest(context.ModelState.Values.SelectMany(entry => entry.Errors).First().ErrorMessage));
+        });
+
+    /// <summary>Has to come before everything that may fail.</summary>
+    public static void UseErrorHandling(this WebApplication app)
+    {
+        app.UseStatusCodePages(page => WriteBodyAsync(page.HttpContext));
+        app.UseExceptionHandler(_ => { });
+    }
+
+    private static Task WriteBodyAsync(HttpContext context)
+    {
+        object body = context.Response.StatusCode switch
+        {
+            StatusCodes.Status401Unauthorized => UnauthorizedResponse.BearerRequired,
+            StatusCodes.Status404NotFound when context.GetEndpoint() is null => ErrorResponse.RouteNotFound,
+            StatusCodes.Status404NotFound => ErrorResponse.AgentNotFound,
+            StatusCodes.Status405MethodNotAllowed => ErrorResponse.MethodNotAllowed,
+            StatusCodes.Status429TooManyRequests => ErrorResponse.TooManyRequests,
+            >= StatusCodes.Status500InternalServerError => ErrorResponse.InternalError,
+            _ => ErrorResponse.InvalidRequest("The request is not valid"),
+        };
+        return ResponseJson.WriteAsync(context.Response, body);
+    }
+
+    // ASP.NET Core does not log an exception that a handler reports as handled: RequestLogging does.
+    private sealed class UnexpectedExceptionHandler : IExceptionHandler
+    {
+        // Clients that do not heed Retry-After would otherwise ask again at once, and take the processor from others.
+        private static readonly TimeSpan s_pauseBeforeTooManyRequests = TimeSpan.FromMilliseconds(500);
+
+        public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
+            if (exception is TooManyLookupsException { IsOfCaller: true })
+            {
+                await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken);
+                httpContext.Response.StatusCode = StatusCodes.Status429TooManyRequests;
+                httpContext.Response.Headers.RetryAfter = "1";
+            }
+
+            return true;
+        }
+    }
+}

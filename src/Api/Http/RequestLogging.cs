@@ -1,0 +1,98 @@
+using System.Diagnostics;
+using CalcomAccounts.Api.Agents;
+using CalcomAccounts.Api.Observability;
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure.Database;
+using Microsoft.AspNetCore.Diagnostics;
+using Npgsql;
+
+namespace CalcomAccounts.Api.Http;
+
+/// <summary>
+/// One line for each request: how it ended, for which agent, how long it took, and, where it failed unexpectedly, why.
+/// Nothing that a caller chose is in it but a UUID.
+/// </summary>
+internal sealed partial class RequestLogging(RequestDelegate next, ILogger<RequestLogging> logger)
+{
+    // These repeat what was sent, tokens included: URLs, methods, and the headers that Kestrel can't parse.
+    private static readonly string[] s_sensitiveCategories =
+    [
+        "Microsoft.AspNetCore.Hosting.Diagnostics", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
+        "Microsoft.AspNetCore.Server.Kestrel", "Microsoft.AspNetCore.StaticFiles",
+    ];
+
+    /// <summary>Silences what repeats requests, however verbose the rest is configured to be.</summary>
+    public static void Configure(ILoggingBuilder logging)
+    {
+        foreach (var category in s_sensitiveCategories)
+        {
+            logging.AddFilter(category, LogLevel.Critical);
+        }
+    }
+
+    public async Task InvokeAsync(HttpContext context)
+    {
+        var started = Stopwatch.GetTimestamp();
+        try
+        {
+            await next(context);
+        }
+        finally
+        {
+            Write(context, Stopwatch.GetElapsedTime(started));
+        }
+    }
+
+    private void Write(HttpContext context, TimeSpan elapsed)
+    {
+        // The exception handler has taken endpoint and route values off the request by now.
+        var failure = context.Features.Get<IExceptionHandlerFeature>();
+        var endpoint = failure?.Endpoint ?? context.GetEndpoint();
+        var values = failure?.RouteValues ?? context.Request.RouteValues;
+
+        var status = context.Response.StatusCode;
+        var route = (endpoint as RouteEndpoint)?.RoutePattern.RawText;
+        var level = failure is null && route?.StartsWith("/health/", StringComparison.Ordinal) is true ? LogLevel.Debug
+            : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
+            : LogLevel.Information;
+        var decision = context.Features.Get<Decision>();
+        var outcome = decision is null ? Outcome(status) : Names.Of(decision.Effective.Type);
+        var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
+        var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
+        var span = Activity.Current;
+        if (span?.Source.HasListeners() is true)
+        {
+            Telemetry.Describe(span, route, agentId, outcome, decision);
+        }
+
+        // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
+        var error = failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException ? new Summary(failure.Error) : failure?.Error;
+        LogRequest(level, error, status, outcome, agentId, milliseconds, route, span?.TraceId);
+    }
+
+    private static string Outcome(int status) => status switch
+    {
+        < StatusCodes.Status400BadRequest => "ok",
+        StatusCodes.Status401Unauthorized => "unauthorized",
+        StatusCodes.Status404NotFound => "not_found",
+        StatusCodes.Status405MethodNotAllowed => "method_not_allowed",
+        StatusCodes.Status429TooManyRequests => "too_many_requests",
+        StatusCodes.Status499ClientClosedRequest => "client_closed_request",
+        < StatusCodes.Status500InternalServerError => "invalid_request",
+        _ => "internal_error",
+    };
+
+    [LoggerMessage(
+        EventId = 1,
+        EventName = "Request",
+        Message = "{StatusCode} {Outcome} agent={AgentId} ms={Milliseconds} route={Route} trace={TraceId}")]
+    private partial void LogRequest(
+        LogLevel level, Exception? exception, int statusCode, string outcome, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
+
+    /// <summary>Of an exception of the database only what may be logged, in one line: its type, and what is known of its cause.</summary>
+    private sealed class Summary(Exception exception) : Exception(ConnectionStrings.Explain(exception))
+    {
+        public override string ToString() => $"{exception.GetType()}: {Message}";
+    }
+}

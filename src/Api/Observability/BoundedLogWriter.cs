@@ -1,0 +1,137 @@
+using System.Buffers;
+using System.Text;
+
+namespace CalcomAccounts.Api.Observability;
+
+/// <summary>
+/// Writes lines to a stream on a thread of its own. Nobody who adds a line waits for the stream: what doesn't fit into the buffer, as
+/// nobody reads or the disk is full, is dropped, counted, and told in one line once the stream takes lines again.
+/// </summary>
+internal sealed class BoundedLogWriter : IDisposable
+{
+    /// <summary>How many bytes may wait to be written: some 10,000 lines of requests.</summary>
+    internal const int Capacity = 4 * 1024 * 1024;
+
+    // To wake the thread for each line would cost more than the line does.
+    private static readonly TimeSpan s_flushInterval = TimeSpan.FromMilliseconds(10);
+
+    private readonly Stream _output;
+    private readonly Func<long, string> _formatDropped;
+    private readonly TimeSpan _flushTimeout;
+    private readonly Thread _thread;
+
+    // Guards all of the following.
+    private readonly object _lock = new();
+    private ArrayBufferWriter<byte> _pending = new();
+    private int _pendingLines;
+    private long _dropped;
+    private long _untold;
+    private bool _isStopping;
+
+    /// <param name="output">Where to.</param>
+    /// <param name="formatDropped">The line, with its line break, that tells how many were dropped.</param>
+    /// <param name="flushTimeout">How long <see cref="Dispose"/> waits for what is pending to be written.</param>
+    public BoundedLogWriter(Stream output, Func<long, string> formatDropped, TimeSpan flushTimeout)
+    {
+        (_output, _formatDropped, _flushTimeout) = (output, formatDropped, flushTimeout);
+
+        // In the background, or a write that nobody takes would keep the process from ending.
+        _thread = new(WriteUntilStopped) { IsBackground = true, Name = "console log" };
+        _thread.Start();
+    }
+
+    /// <summary>How many lines were not written, ever.</summary>
+    public long Dropped
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _dropped;
+            }
+        }
+    }
+
+    /// <param name="line">With its line break.</param>
+    public void Add(string line)
+    {
+        lock (_lock)
+        {
+            if (_pending.WrittenCount + Encoding.UTF8.GetByteCount(line) > Capacity)
+            {
+                CountDropped(1);
+                return;
+            }
+
+            Encoding.UTF8.GetBytes(line, _pending);
+            if (++_pendingLines is 1)
+            {
+                Monitor.Pulse(_lock);
+            }
+        }
+    }
+
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            _isStopping = true;
+            Monitor.Pulse(_lock);
+        }
+
+        _thread.Join(_flushTimeout);
+    }
+
+    private void WriteUntilStopped()
+    {
+        var batch = new ArrayBufferWriter<byte>();
+        while (TakePending(ref batch, out var lines, out var told))
+        {
+            try
+            {
+                _output.Write(batch.WrittenSpan);
+            }
+            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+            {
+                // The disk is full, or there is no standard output: there is no other place to say so than the count.
+                lock (_lock)
+                {
+                    CountDropped(lines);
+                    _untold += told;
+                }
+            }
+
+            batch.ResetWrittenCount();
+            Thread.Sleep(s_flushInterval);
+        }
+    }
+
+    /// <summary>Waits for lines, and swaps them with the empty <paramref name="batch"/>; false once it is stopping and none are left.</summary>
+    private bool TakePending(ref ArrayBufferWriter<byte> batch, out int lines, out long told)
+    {
+        lock (_lock)
+        {
+            while (_pendingLines is 0 && !_isStopping)
+            {
+                Monitor.Wait(_lock);
+            }
+
+            (batch, _pending) = (_pending, batch);
+            (lines, _pendingLines) = (_pendingLines, 0);
+            (told, _untold) = (_untold, 0);
+        }
+
+        if (lines > 0 && told > 0)
+        {
+            Encoding.UTF8.GetBytes(_formatDropped(told), batch);
+        }
+
+        return lines > 0;
+    }
+
+    private void CountDropped(int lines)
+    {
+        _dropped += lines;
+        _untold += lines;
+    }
+}

@@ -1,0 +1,69 @@
+using System.Diagnostics;
+using CalcomAccounts.Application;
+using CalcomAccounts.Infrastructure.Database;
+using Microsoft.Extensions.Diagnostics.HealthChecks;
+
+namespace CalcomAccounts.Api.Observability;
+
+/// <summary>
+/// Ready is: the service is not stopping, and the database answers the very question that requests ask, to a login that
+/// can't read what it must not. Live is: the process answers at all.
+/// </summary>
+internal sealed class Readiness(
+    IAgentReader reader, LoginPrivileges login, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
+{
+    // Leaves the rest of the 2 seconds in which readiness is answered to the answer.
+    private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(1.5);
+
+    // However many probes come, the database is asked once at a time, and no more often than this.
+    private static readonly TimeSpan s_interval = TimeSpan.FromMilliseconds(250);
+
+    private readonly Lock _lock = new();
+    private Task<HealthCheckResult>? _shared;
+    private long _asked;
+
+    public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken)
+    {
+        var result = lifetime.ApplicationStopping.IsCancellationRequested ? default : await AskAsync().WaitAsync(cancellationToken);
+        return lifetime.ApplicationStopping.IsCancellationRequested ? HealthCheckResult.Unhealthy("the service is stopping") : result;
+    }
+
+    /// <summary>The answer to the question in flight, or to the next, which all probes share that come until then.</summary>
+    private Task<HealthCheckResult> AskAsync()
+    {
+        lock (_lock)
+        {
+            if (_shared is null or { IsCompleted: true })
+            {
+                var elapsed = _shared is null ? s_interval : Stopwatch.GetElapsedTime(_asked);
+                _shared = AskAfterAsync(elapsed < s_interval ? s_interval - elapsed : TimeSpan.Zero);
+            }
+
+            return _shared;
+        }
+    }
+
+    private async Task<HealthCheckResult> AskAfterAsync(TimeSpan pause)
+    {
+        await Task.Delay(pause);
+        Volatile.Write(ref _asked, Stopwatch.GetTimestamp());
+        using var timeout = new CancellationTokenSource(s_timeout);
+        try
+        {
+            return await CheckDatabaseAsync(timeout.Token).WaitAsync(timeout.Token);
+        }
+        catch (Exception exception)
+        {
+            // A result rather than an exception, which each probe would throw again.
+            return HealthCheckResult.Unhealthy($"the database does not answer what requests ask: {ConnectionStrings.Explain(exception)}");
+        }
+    }
+
+    private async Task<HealthCheckResult> CheckDatabaseAsync(CancellationToken cancellationToken)
+    {
+        await reader.ProbeAsync(cancellationToken);
+        return !environment.IsDevelopment() && await login.CanReadApiKeyAsync(cancellationToken)
+            ? HealthCheckResult.Unhealthy("the database login can read api_key: give the service one that is calcom_reader and nothing else")
+            : HealthCheckResult.Healthy();
+    }
+}

@@ -1,0 +1,258 @@
+using System.Text.Json;
+using CalcomAccounts.Api.Agents;
+using CalcomAccounts.Api.Http;
+using CalcomAccounts.Application;
+using Newtonsoft.Json.Linq;
+using NJsonSchema;
+using NJsonSchema.Generation;
+using NSwag;
+using NSwag.AspNetCore;
+using NSwag.AspNetCore.Middlewares;
+using NSwag.Generation.Processors;
+
+namespace CalcomAccounts.Api.OpenApi;
+
+/// <summary>
+/// The OpenAPI document and its page. The document is the platform's own, cut to this service's operation and with those that
+/// it adds: what NSwag reads from the controller is completed here with what only the platform knows.
+/// </summary>
+internal static class ApiDocument
+{
+    /// <summary>Of the page's scripts, styles and icons: nothing else of the service may be cached.</summary>
+    public const string AssetCacheControl = "public, max-age=3600";
+
+    private const int MaxAnswers = 32;
+    private const string PlatformUrl = "https://api.ravan.ai";
+    private const string AnsweringServer = "{answering server}";
+    private const string BearerScheme = "BearerAuth";
+    private const string ApiKeyScheme = "X-Api-Key";
+    private const string Placeholder = "<string>";
+    private const string AgentIds = "GetAgentCalcomAccountsRequest";
+    private const string OrgIdDescription = "Fallback organization ID used only when not present in JWT claims";
+
+    // Each holds 128 KB while its client reads an asset, and the document is written anew for each; a browser has 6 at once.
+    private static readonly SemaphoreSlim s_answers = new(MaxAnswers);
+
+    private static readonly AgentCalcomEffectiveAccountData s_account =
+        new(true, Placeholder, Placeholder, Placeholder, Placeholder, Placeholder);
+
+    private static readonly GetAgentCalcomAccountResponse s_retrieved = new(true, "Agent Cal.com account retrieved", s_account);
+
+    private static readonly ExplainAgentCalcomAccountResponse s_explained = new(
+        true, "Agent Cal.com account explained", new(s_account, [new(Placeholder, Placeholder, Placeholder, Placeholder)]));
+
+    private static readonly GetAgentCalcomAccountsResponse s_manyRetrieved = new(
+        true, "Agent Cal.com accounts retrieved", new([new(Placeholder, s_account), new(Placeholder, null)]));
+
+    private static readonly UnauthorizedResponse s_unauthorized = new(false, Placeholder);
+
+    private static readonly Dictionary<string, object> s_successes = new()
+    {
+        [nameof(AgentsController.GetAgentCalcomAccount)] = s_retrieved,
+        [nameof(AgentsController.ExplainAgentCalcomAccount)] = s_explained,
+        [nameof(AgentsController.GetAgentCalcomAccounts)] = s_manyRetrieved,
+    };
+
+    private static readonly Dictionary<string, object> s_failures = new()
+    {
+        ["400"] = ErrorResponse.InvalidRequest(Placeholder),
+        ["401"] = s_unauthorized,
+        ["404"] = ErrorResponse.AgentNotFound with { Message = Placeholder },
+        ["429"] = ErrorResponse.TooManyRequests with { Message = Placeholder },
+        ["500"] = ErrorResponse.InternalError with { Message = Placeholder },
+    };
+
+    public static IServiceCollection AddOpenApi(this IServiceCollection services) => services.AddOpenApiDocument(settings =>
+    {
+        settings.DocumentName = "v1";
+        settings.Title = "Agni API";
+        settings.Version = "1.0.0";
+        settings.Description =
+            "Agni API for managing agents, tools, widget settings, telephony, and integrations.";
+        settings.SchemaSettings = new SystemTextJsonSchemaGeneratorSettings
+        {
+            SerializerOptions = ResponseJson.Context.Options,
+            SchemaType = SchemaType.OpenApi3,
+            AlwaysAllowAdditionalObjectProperties = true,
+        };
+
+        // HEAD is GET without a body; documenting it would make a second operation of it.
+        settings.OperationProcessors.Add(new OperationProcessor(context => context.OperationDescription.Method != OpenApiOperationMethod.Head));
+        settings.PostProcess = Complete;
+    });
+
+    /// <summary>Serves both under <c>/swagger</c>.</summary>
+    public static void UseOpenApiPage(this IApplicationBuilder app) => app.MapWhen(
+        context => context.Request.Path.StartsWithSegments("/swagger"),
+        branch =>
+        {
+            // NSwag is loaded by whoever asks for it first, not by every start.
+            var page = new Lazy<RequestDelegate>(() => Build(branch.New()));
+            branch.Run(async context =>
+            {
+                context.Response.OnStarting(KeepAssets, context.Response);
+                if (!s_answers.Wait(0))
+                {
+                    context.Response.StatusCode = StatusCodes.Status429TooManyRequests;
+                    context.Response.Headers.RetryAfter = "1";
+                    return;
+                }
+
+                try
+                {
+                    await page.Value(context);
+                }
+                finally
+                {
+                    s_answers.Release();
+                }
+            });
+        });
+
+    // Only static files have an ETag, not the document.
+    private static Task KeepAssets(object state)
+    {
+        var response = (HttpResponse)state;
+        if (response.Headers.ETag.Count > 0 && response.StatusCode < StatusCodes.Status400BadRequest)
+        {
+            response.Headers.CacheControl = AssetCacheControl;
+        }
+
+        return Task.CompletedTask;
+    }
+
+    private static RequestDelegate Build(IApplicationBuilder app)
+    {
+        var settings = new OpenApiDocumentMiddlewareSettings
+        {
+            CreateDocumentCacheKey = _ => "",
+            PostProcess = (document, _) =>
+            {
+                document.Servers.Clear();
+                document.Servers.Add(new() { Url = AnsweringServer });
+                document.Servers.Add(new() { Url = PlatformUrl });
+            },
+        };
+        app.UseMiddleware<DocumentMiddleware>("v1", "/swagger/v1/swagger.json", settings);
+        app.UseSwaggerUi(page => page.DocExpansion = "list");
+        return app.Build();
+    }
+
+    private static void Complete(OpenApiDocument document)
+    {
+        document.Generator = null;
+        document.Tags = [.. document.Operations.SelectMany(operation => operation.Operation.Tags).Distinct().Select(tag => new OpenApiTag { Name = tag })];
+        document.Components.SecuritySchemes[ApiKeyScheme] = new()
+        {
+            Type = OpenApiSecuritySchemeType.ApiKey,
+            In = OpenApiSecurityApiKeyLocation.Header,
+            Name = ApiKeyScheme,
+        };
+        document.Components.SecuritySchemes[BearerScheme] = new()
+        {
+            Type = OpenApiSecuritySchemeType.Http,
+            Scheme = "bearer",
+            BearerFormat = "JWT",
+        };
+        document.Security = [new() { [ApiKeyScheme] = [] }];
+
+        // Keys are absent, never null, but for one: an agent among many that is not there.
+        foreach (var property in document.Components.Schemas.Values.SelectMany(schema => schema.ActualProperties.Values))
+        {
+            property.IsNullableRaw = property.Name is "account" ? true : null;
+        }
+
+        foreach (var example in new object[] { s_retrieved, s_account, s_unauthorized })
+        {
+            document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
+        }
+
+        // By a name of its own, which generated clients call it by.
+        document.Components.Schemas[AgentIds] = AgentIdsSchema();
+        foreach (var description in document.Operations)
+        {
+            Complete(description.Operation, description.Path, document.Components.Schemas[AgentIds]);
+        }
+    }
+
+    private static void Complete(OpenApiOperation operation, string path, JsonSchema agentIds)
+    {
+        operation.Security = [new() { [BearerScheme] = [] }];
+        operation.Parameters.Clear();
+        if (path.Contains("{agent_id}", StringComparison.Ordinal))
+        {
+            operation.Parameters.Add(Parameter("agent_id", OpenApiParameterKind.Path, "Agent UUID"));
+        }
+        else
+        {
+            operation.RequestBody = new()
+            {
+                IsRequired = true,
+                Content =
+                {
+                    ["application/json"] = new() { Schema = new() { Reference = agentIds }, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } },
+                },
+            };
+        }
+
+        operation.Parameters.Add(Parameter("org_id", OpenApiParameterKind.Query, OrgIdDescription));
+
+        // What all operations have in common is read before what each has of its own.
+        var responses = operation.Responses.OrderBy(response => response.Key).ToList();
+        operation.Responses.Clear();
+        foreach (var (status, response) in responses)
+        {
+            operation.Responses.Add(status, response);
+            response.Content["application/json"].Example = AsSent(status is "200" ? s_successes[operation.OperationId] : s_failures[status]);
+        }
+    }
+
+    private static JsonSchema AgentIdsSchema()
+    {
+        var schema = new JsonSchema
+        {
+            Type = JsonObjectType.Object,
+            Description = "A request for many agents.",
+            AllowAdditionalProperties = false,
+        };
+        schema.Properties["agent_ids"] = new()
+        {
+            Type = JsonObjectType.Array,
+            Item = new() { Type = JsonObjectType.String },
+            MinItems = 1,
+            MaxItems = GetAgentAccounts.MaxAgents,
+            IsRequired = true,
+            Description = "Agent UUIDs",
+        };
+        schema.Properties["org_id"] = new() { Type = JsonObjectType.String, Description = $"{OrgIdDescription}; here or in the query" };
+        return schema;
+    }
+
+    // NSwag writes by Newtonsoft.Json, which knows nothing of how answers are named.
+    private static JToken AsSent(object response) =>
+        JToken.Parse(JsonSerializer.Serialize(response, response.GetType(), ResponseJson.Context));
+
+    private static OpenApiParameter Parameter(string name, OpenApiParameterKind kind, string description) => new()
+    {
+        Name = name,
+        Kind = kind,
+        IsRequired = kind is OpenApiParameterKind.Path,
+        Description = description,
+        Schema = new() { Type = JsonObjectType.String },
+    };
+
+    // NSwag would keep a document for every Host header it ever sees, without bound; with one for all, the first caller
+    // would choose where everybody's page sends its tokens.
+    private sealed class DocumentMiddleware(
+        RequestDelegate next, IServiceProvider services, string documentName, string path, OpenApiDocumentMiddlewareSettings settings)
+        : OpenApiDocumentMiddleware(next, services, documentName, path, settings)
+    {
+        protected override async Task<string> GetDocumentAsync(HttpContext context)
+        {
+            var request = context.Request;
+            var document = await base.GetDocumentAsync(context);
+            return document.Replace(
+                AnsweringServer, JsonEncodedText.Encode($"{request.Scheme}://{request.Host}{request.PathBase}").Value, StringComparison.Ordinal);
+        }
+    }
+}
