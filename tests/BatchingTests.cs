@@ -183,7 +183,7 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
             var started = Stopwatch.GetTimestamp();
             var refused = await service.GetAccountAsync(agent.Id, Tokens.OfOrganization(s_org));
             Assert.Equal((429, "1", "no-store"), (refused.Status, refused.Header("Retry-After"), refused.Header("Cache-Control")));
-            Assert.Equal("""{"success":false,"message":"Too many of your lookups are waiting; try again in a second","code":"TOO_MANY_REQUESTS"}""", refused.Body);
+            Assert.Equal("""{"success":false,"message":"Too many of your requests are waiting; try again in a second","code":"TOO_MANY_REQUESTS"}""", refused.Body);
             Assert.InRange(Stopwatch.GetElapsedTime(started).TotalMilliseconds, 0, 1000);
             Assert.DoesNotContain(accepted, lookup => lookup.IsCompleted);
             accepted.Add(FindAsync(service, agent.Id, Caller.OfSubject("somebody else")));

@@ -185,7 +185,7 @@ public sealed class ConnectionLimitTests(ServiceFixture fixture)
         status, (await RawHttp.SendAsync(fixture.Service.Url, PostHead($"Connection: close\r\n{header}") + $$"""{"agent_ids":["{{Guid.Empty}}"]}""")).Status);
 
     private string PostHead(string header) =>
-        $"POST {TestService.AccountsPath} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {Tokens.OfOrganization(_org)}\r\n{header}\r\n\r\n";
+        $"POST {TestService.AccountsPath} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {Tokens.OfOrganization(_org)}\r\n{header}\r\n\r\n";
 
     private static string Repeat(string text, int times) => string.Concat(Enumerable.Repeat(text, times));
 

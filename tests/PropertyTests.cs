@@ -18,7 +18,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
     [
         "agent_id must be a UUID", "org_id must be a UUID, given once", "A valid JWT is required, as 'Authorization: Bearer <token>'",
         "Agent not found", "Route not found", "Method not allowed", "Agent Cal.com accounts retrieved", "agent_ids[n] must be a UUID",
-        "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
+        "Content-Type must be application/json", "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
     ];
 
     // Any byte that may stand there at all, and percent-encoded ones, whole and broken.
@@ -102,7 +102,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
             {
                 var answer = await RawHttp.SendAsync(
                     fixture.Service.Url,
-                    $"POST {TestService.AccountsPath}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {body.Length}\r\n{headers}\r\n{body}");
+                    $"POST {TestService.AccountsPath}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {body.Length}\r\n{headers}\r\n{body}");
 
                 Assert.InRange(answer.Status, 200, 499);
                 AssertOfContract(answer);

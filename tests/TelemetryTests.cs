@@ -144,16 +144,29 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         await service.GetAccountAsync(none, token: null);
 
         var scraped = Samples(await ScrapeAsync(port)).Where(sample => sample.Series.StartsWith("calcom_", StringComparison.Ordinal)).ToDictionary();
-        foreach (var (type, count) in new[] { ("agent", "4"), ("org_linked", "3"), ("none", "3"), ("not_found", "2") })
+        foreach (var (operation, type, count) in new[]
         {
-            Assert.Equal(count, scraped[$"calcom_account_resolutions_total{{type=\"{type}\"}}"]);
-            Assert.Equal(count, scraped[$"calcom_account_resolution_duration_seconds_count{{type=\"{type}\"}}"]);
-            Assert.Equal(count, scraped[$"calcom_account_resolution_duration_seconds_bucket{{type=\"{type}\",le=\"5\"}}"]);
+            ("GetAgentCalcomAccount", "agent", "4"), ("GetAgentCalcomAccount", "org_linked", "1"), ("GetAgentCalcomAccount", "none", "1"), ("GetAgentCalcomAccount", "not_found", "1"),
+            ("ExplainAgentCalcomAccount", "none", "1"), ("GetAgentCalcomAccounts", "org_linked", "2"), ("GetAgentCalcomAccounts", "none", "1"), ("GetAgentCalcomAccounts", "not_found", "1"),
+        })
+        {
+            Assert.Equal(count, scraped[$"calcom_account_resolutions_total{{operation=\"{operation}\",type=\"{type}\"}}"]);
         }
 
-        foreach (var (status, count) in new[] { ("active", "4"), ("error", "1"), ("unknown", "1"), ("other", "1") })
+        // Once a request, however many agents it asks for.
+        foreach (var (operation, count) in new[] { ("GetAgentCalcomAccount", "7"), ("ExplainAgentCalcomAccount", "1"), ("GetAgentCalcomAccounts", "1") })
         {
-            Assert.Equal(count, scraped[$"calcom_account_statuses_total{{status=\"{status}\"}}"]);
+            Assert.Equal(count, scraped[$"calcom_account_resolution_duration_seconds_count{{operation=\"{operation}\"}}"]);
+            Assert.Equal(count, scraped[$"calcom_account_resolution_duration_seconds_bucket{{operation=\"{operation}\",le=\"5\"}}"]);
+        }
+
+        foreach (var (operation, status, count) in new[]
+        {
+            ("GetAgentCalcomAccount", "active", "2"), ("GetAgentCalcomAccount", "error", "1"), ("GetAgentCalcomAccount", "unknown", "1"), ("GetAgentCalcomAccount", "other", "1"),
+            ("GetAgentCalcomAccounts", "active", "2"),
+        })
+        {
+            Assert.Equal(count, scraped[$"calcom_account_statuses_total{{operation=\"{operation}\",status=\"{status}\"}}"]);
         }
 
         using var client = new HttpClient();

@@ -14,6 +14,9 @@ public static class ApplicationServices
         .AddSingleton<IMediator, Mediator>()
         .AddSingleton<IRequestHandler<GetAgentAccount, Decision?>, GetAgentAccountHandler>()
         .AddSingleton<IRequestHandler<GetAgentAccounts, IReadOnlyList<Decision?>>, GetAgentAccountsHandler>()
+        .AddSingleton<ResolutionMetrics>()
+        .AddSingleton<IPipelineBehavior<GetAgentAccount, Decision?>>(provider => provider.GetRequiredService<ResolutionMetrics>())
+        .AddSingleton<IPipelineBehavior<GetAgentAccounts, IReadOnlyList<Decision?>>>(provider => provider.GetRequiredService<ResolutionMetrics>())
         .AddSingleton<IValidator<GetAgentAccount>, GetAgentAccountValidator>()
         .AddSingleton<IValidator<GetAgentAccounts>, GetAgentAccountsValidator>();
 }

@@ -7,7 +7,11 @@ namespace CalcomAccounts.Application;
 /// <summary>Asks which account an agent uses, and why; the answer is null when the agent is not there for this caller.</summary>
 /// <param name="AgentId">The agent's UUID as it was sent; null when it was not.</param>
 /// <param name="Scope">Who asks.</param>
-public sealed record GetAgentAccount(string? AgentId, OrganizationScope Scope) : IRequest<Decision?>;
+public sealed record GetAgentAccount(string? AgentId, OrganizationScope Scope) : IRequest<Decision?>
+{
+    /// <summary>The operation that asks, for metrics.</summary>
+    public string Operation { get; init; } = "GetAgentCalcomAccount";
+}
 
 internal sealed class GetAgentAccountValidator : AbstractValidator<GetAgentAccount>
 {

@@ -12,6 +12,9 @@ namespace CalcomAccounts.Application;
 /// <param name="Scope">Who asks.</param>
 public sealed record GetAgentAccounts(IReadOnlyList<string?>? AgentIds, OrganizationScope Scope) : IRequest<IReadOnlyList<Decision?>>
 {
+    /// <summary>The operation that asks, for metrics.</summary>
+    public const string Operation = "GetAgentCalcomAccounts";
+
     /// <summary>How many agents may be asked for at once.</summary>
     public const int MaxAgents = 100;
 }

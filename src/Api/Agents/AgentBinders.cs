@@ -4,6 +4,7 @@ using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Mvc.ModelBinding;
+using Microsoft.Net.Http.Headers;
 
 namespace CalcomAccounts.Api.Agents;
 
@@ -27,6 +28,11 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {
         var context = bindingContext.HttpContext;
+        if (!MediaTypeHeaderValue.TryParse(context.Request.ContentType, out var type) || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase))
+        {
+            throw new BadHttpRequestException("The body is not application/json.", StatusCodes.Status415UnsupportedMediaType);
+        }
+
         var (agentIds, orgIds) = await ReadBodyAsync(context);
         var scope = new OrganizationScope(context.Features.GetRequiredFeature<Caller>(), [.. context.Request.Query["org_id"], .. orgIds]);
         bindingContext.Result = ModelBindingResult.Success(new GetAgentAccounts(agentIds, scope));

@@ -25,7 +25,7 @@ public sealed record AgentCalcomEffectiveAccountData(
 {
     internal static AgentCalcomEffectiveAccountData Of(EffectiveAccount account) => new(
         account.Type is not AccountType.None,
-        Names.Of(account.Type),
+        AccountNames.Of(account.Type),
         account.Id?.ToString("D"),
         account.Name,
         account.Status,
@@ -55,10 +55,10 @@ public sealed record AgentCalcomExplanationData(
 public sealed record CalcomCandidateData(string Type, string? CalcomAccountId, string? Status, string Reason)
 {
     internal static CalcomCandidateData Of(Candidate candidate) => new(
-        Names.Of(candidate.Type),
+        AccountNames.Of(candidate.Type),
         candidate.Id?.ToString("D"),
         candidate.Status,
-        Names.Of(candidate.Reason));
+        AccountNames.Of(candidate.Reason));
 }
 
 /// <summary>The answer to a request for many agents.</summary>
@@ -82,25 +82,4 @@ public sealed record AgentCalcomAccountData(
 {
     internal static AgentCalcomAccountData Of(string? agentId, Decision? decision) => new(
         Uuid.Parse(agentId).ToString("D"), decision is null ? null : AgentCalcomEffectiveAccountData.Of(decision.Effective));
-}
-
-/// <summary>The words that answers, the log and metrics share.</summary>
-internal static class Names
-{
-    public static string Of(AccountType type) => type switch
-    {
-        AccountType.Agent => "agent",
-        AccountType.OrgLinked => "org_linked",
-        _ => "none",
-    };
-
-    public static string Of(Reason reason) => reason switch
-    {
-        Reason.Used => "used",
-        Reason.Outranked => "outranked",
-        Reason.Inactive => "inactive",
-        Reason.NoCredential => "no_credential",
-        Reason.NotLinked => "not_linked",
-        _ => "unavailable",
-    };
 }

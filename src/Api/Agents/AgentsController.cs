@@ -1,6 +1,4 @@
-using System.Diagnostics;
 using CalcomAccounts.Api.Http;
-using CalcomAccounts.Api.Observability;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using MediatR;
@@ -16,7 +14,7 @@ namespace CalcomAccounts.Api.Agents;
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status400BadRequest)]
 [ProducesResponseType<UnauthorizedResponse>(StatusCodes.Status401Unauthorized)]
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
-public sealed class AgentsController(IMediator mediator, ResolutionMetrics metrics) : ControllerBase
+public sealed class AgentsController(IMediator mediator) : ControllerBase
 {
     /// <summary>Get Agent Cal.com Account</summary>
     /// <response code="200">Agent Cal.com account retrieved</response>
@@ -30,7 +28,7 @@ public sealed class AgentsController(IMediator mediator, ResolutionMetrics metri
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
     public async Task<IActionResult> GetAgentCalcomAccount(
         [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
-        await DecideAsync(query, cancellationToken) is { } decision ? Answer(GetAgentCalcomAccountResponse.Of(decision)) : NotFound();
+        await DecideAsync(query, cancellationToken) is { } decision ? Answer(GetAgentCalcomAccountResponse.Of(decision)) : AgentNotFound();
 
     /// <summary>Explain Agent Cal.com Account</summary>
     /// <response code="200">Agent Cal.com account explained</response>
@@ -46,40 +44,38 @@ public sealed class AgentsController(IMediator mediator, ResolutionMetrics metri
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> ExplainAgentCalcomAccount(
         [ModelBinder<GetAgentAccountBinder>, OpenApiIgnore] GetAgentAccount query, CancellationToken cancellationToken) =>
-        await DecideAsync(query, cancellationToken) is { } decision ? Answer(ExplainAgentCalcomAccountResponse.Of(decision)) : NotFound();
+        await DecideAsync(query with { Operation = nameof(ExplainAgentCalcomAccount) }, cancellationToken) is { } decision
+            ? Answer(ExplainAgentCalcomAccountResponse.Of(decision))
+            : AgentNotFound();
 
     /// <summary>Get Cal.com Accounts of Many Agents</summary>
     /// <response code="200">Agent Cal.com accounts retrieved</response>
     /// <response code="400">No list of 1 to 100 UUIDs</response>
     /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="415">The body is not application/json</response>
     /// <response code="429">Too many of the caller's lookups are waiting</response>
     /// <response code="500">Unexpected error</response>
     [HttpPost("accounts")]
     [RequestSizeLimit(64 * 1024)]
     [OpenApiOperation(nameof(GetAgentCalcomAccounts))]
     [ProducesResponseType<GetAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status415UnsupportedMediaType)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> GetAgentCalcomAccounts(
         [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query, CancellationToken cancellationToken)
     {
-        var started = Stopwatch.GetTimestamp();
         var decisions = await mediator.Send(query, cancellationToken);
-        foreach (var decision in decisions)
-        {
-            metrics.Record(decision, started);
-        }
-
         return Answer(GetAgentCalcomAccountsResponse.Of(query.AgentIds!, decisions));
     }
 
     private async Task<Decision?> DecideAsync(GetAgentAccount query, CancellationToken cancellationToken)
     {
-        var started = Stopwatch.GetTimestamp();
         var decision = await mediator.Send(query, cancellationToken);
-        metrics.Record(decision, started);
         HttpContext.Features.Set(decision);
         return decision;
     }
+
+    private static JsonAnswer AgentNotFound() => new(StatusCodes.Status404NotFound, ErrorResponse.AgentNotFound);
 
     private static JsonAnswer Answer(object response) => new(StatusCodes.Status200OK, response);
 }

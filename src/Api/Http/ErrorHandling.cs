@@ -11,7 +11,7 @@ internal static class ErrorHandling
         .AddExceptionHandler<UnexpectedExceptionHandler>()
         .PostConfigure<ApiBehaviorOptions>(options =>
         {
-            // An empty NotFound() gets its body below, not a problem+json one.
+            // Empty answers get their body below, not a problem+json one.
             options.SuppressMapClientErrors = true;
             options.InvalidModelStateResponseFactory = context => new JsonAnswer(
                 StatusCodes.Status400BadRequest,
@@ -30,9 +30,9 @@ internal static class ErrorHandling
         object body = context.Response.StatusCode switch
         {
             StatusCodes.Status401Unauthorized => UnauthorizedResponse.BearerRequired,
-            StatusCodes.Status404NotFound when context.GetEndpoint() is null => ErrorResponse.RouteNotFound,
-            StatusCodes.Status404NotFound => ErrorResponse.AgentNotFound,
+            StatusCodes.Status404NotFound => ErrorResponse.RouteNotFound,
             StatusCodes.Status405MethodNotAllowed => ErrorResponse.MethodNotAllowed,
+            StatusCodes.Status415UnsupportedMediaType => ErrorResponse.UnsupportedMediaType,
             StatusCodes.Status429TooManyRequests => ErrorResponse.TooManyRequests,
             >= StatusCodes.Status500InternalServerError => ErrorResponse.InternalError,
             _ => ErrorResponse.InvalidRequest("The request is not valid"),
@@ -48,7 +48,9 @@ internal static class ErrorHandling
 
         public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {
-            httpContext.Response.StatusCode = StatusCodes.Status500InternalServerError;
+            httpContext.Response.StatusCode = exception is BadHttpRequestException { StatusCode: StatusCodes.Status415UnsupportedMediaType } unsupported
+                ? unsupported.StatusCode
+                : StatusCodes.Status500InternalServerError;
             if (exception is TooManyLookupsException { IsOfCaller: true })
             {
                 await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken);

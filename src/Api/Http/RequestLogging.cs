@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Observability;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
@@ -57,7 +56,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
             : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
             : LogLevel.Information;
         var decision = context.Features.Get<Decision>();
-        var outcome = decision is null ? Outcome(status) : Names.Of(decision.Effective.Type);
+        var outcome = decision is null ? Outcome(status) : AccountNames.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
         var span = Activity.Current;
@@ -67,7 +66,8 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         }
 
         // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
-        var error = failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException ? new Summary(failure.Error) : failure?.Error;
+        var error = status < StatusCodes.Status500InternalServerError ? null
+            : failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException ? new Summary(failure.Error) : failure?.Error;
         LogRequest(level, error, status, outcome, agentId, milliseconds, route, span?.TraceId);
     }
 
@@ -77,6 +77,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         StatusCodes.Status401Unauthorized => "unauthorized",
         StatusCodes.Status404NotFound => "not_found",
         StatusCodes.Status405MethodNotAllowed => "method_not_allowed",
+        StatusCodes.Status415UnsupportedMediaType => "unsupported_media_type",
         StatusCodes.Status429TooManyRequests => "too_many_requests",
         StatusCodes.Status499ClientClosedRequest => "client_closed_request",
         < StatusCodes.Status500InternalServerError => "invalid_request",

@@ -1,8 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net.Sockets;
-using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Hosting;
+using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure;
 using Npgsql;
@@ -34,7 +34,6 @@ internal static class Telemetry
     /// <exception cref="StartupException">A setting makes no sense.</exception>
     public static void AddTelemetry(this WebApplicationBuilder builder)
     {
-        builder.Services.AddSingleton<ResolutionMetrics>();
         var sendsOtlp = ReadOtlpEndpoint(builder.Configuration);
         var prometheusUrl = ReadPrometheusUrl(builder.Configuration);
         if (sendsOtlp || prometheusUrl is not null)
@@ -58,8 +57,8 @@ internal static class Telemetry
         {
             span.AddEvent(new("calcom.account.candidate", tags: new()
             {
-                ["calcom.account.type"] = Names.Of(candidate.Type),
-                ["calcom.account.reason"] = Names.Of(candidate.Reason),
+                ["calcom.account.type"] = AccountNames.Of(candidate.Type),
+                ["calcom.account.reason"] = AccountNames.Of(candidate.Reason),
             }));
         }
     }

@@ -19,6 +19,8 @@ internal sealed class BatchingAgentReader : IAgentReader
     // How long a shared statement may take while the database answers others: many times what one takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
 
+    private static readonly TimeSpan s_grace = TimeSpan.FromMilliseconds(25);
+
     // Leaves time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
 
@@ -174,7 +176,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             Settle(batch);
             batch.Requests.ForEach(request => request.SetAgents(agents));
         }
-        catch (Exception exception) when (exception is NpgsqlException or DatabaseException { HasEndedSession: true })
+        catch (Exception exception) when (!batch.IsOverdue && exception is (NpgsqlException or DatabaseException { HasEndedSession: true }))
         {
             // Nobody could have been answered: it says nothing of what was asked.
             End(batch);
@@ -221,8 +223,14 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             await ((Task)reading).WaitAsync(SharedStatementTimeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
 
-            // Where the database answers another, it is the statement that is slow.
-            var isOverdue = !reading.IsCompleted && (batch.IsPart || batch.Slot is Slot.Apart || await IsAnsweringAsync());
+            var isOverdue = batch.IsPart || batch.Slot is Slot.Apart;
+            if (!isOverdue && !reading.IsCompleted && await IsAnsweringAsync())
+            {
+                // Where the database answers another, it is the statement that is slow, unless both were held up until now.
+                isOverdue = true;
+                await ((Task)reading).WaitAsync(s_grace).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+
             if (reading.IsCompleted)
             {
                 break;
