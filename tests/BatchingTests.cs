@@ -150,6 +150,36 @@ public sealed class BatchingTests(FaultTests.Setup setup) : IClassFixture<FaultT
         Assert.Equal(agents[3].Name, Assert.Single((await queuedToo)!.Keys).Name);
     }
 
+    // A client that hangs up is no reason to read its agents, or all of its organization's, apart.
+    [Fact]
+    public async Task LookupsThatWereAbandoned_AreNoSuspects()
+    {
+        await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
+        var agents = await AddAgentsAsync(8);
+        foreach (var agent in agents.Take(4))
+        {
+            await using var locked = await setup.LockAsync();
+            using var hangsUp = new CancellationTokenSource();
+            var lookup = FindAsync(service, agent.Id, cancellationToken: hangsUp.Token);
+            await EventuallyAsync(async () => await setup.CountActiveAsync() is 1);
+            await hangsUp.CancelAsync();
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => lookup);
+        }
+
+        // Apart there is one slot beside the one that is shared: together they go with one statement, behind the first.
+        List<Task<Agent?>> lookups;
+        using var statements = new StatementCounter(setup.Database, "with ordinality");
+        await using (await setup.LockAsync())
+        {
+            lookups = [FindAsync(service, agents[0].Id)];
+            await EventuallyAsync(async () => await setup.CountActiveAsync() is 1);
+            lookups.AddRange(agents.Select(agent => FindAsync(service, agent.Id)));
+        }
+
+        Assert.All(await Task.WhenAll(lookups), Assert.NotNull);
+        Assert.Equal(2, statements.Count);
+    }
+
     [Fact]
     public async Task AStatementIsCancelledOnceNobodyWaitsForItAnyMore()
     {

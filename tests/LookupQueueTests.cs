@@ -1,4 +1,5 @@
 using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Agents;
 
 namespace CalcomAccounts.Tests;
@@ -123,6 +124,18 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
+    public void FullQueue_MakesRoomForALongListOfWhoHasNothingWaiting()
+    {
+        var queue = Queue(maxLookups: 400);
+        foreach (var _ in Enumerable.Range(0, 8))
+        {
+            Add(queue, Organization(), [50]);
+        }
+
+        Assert.Equal(2, queue.Add(new([.. Enumerable.Range(0, 100).Select(_ => Guid.NewGuid())], Organization())).Count);
+    }
+
+    [Fact]
     public void FullQueueOfCallersThatHaveNoMore_RefusesTheNext()
     {
         var queue = Queue(maxLookups: 4);
@@ -178,7 +191,9 @@ public sealed class LookupQueueTests
         Assert.Equal([suspect, equal], queue.TakeApart(64));
         Assert.Equal([ofOther], queue.TakeApart(64));
 
-        _suspects.Remove(suspect);
+        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = null });
+        Assert.True(_suspects.Contains(suspect));
+        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = new([], null, null) });
         queue.Add(suspect);
         Assert.Equal([suspect], queue.TakeShared(64));
     }

@@ -23,7 +23,7 @@ internal sealed class ConnectionShare : PipeReader
     /// Where more than this many requests in a row came before the one before them was answered, those of all connections together
     /// are answered at 2,000 a second.
     /// </summary>
-    private const int MaxPipelined = 2;
+    private const int MaxPipelined = 8;
 
     private static readonly long s_pipelinedInterval = Stopwatch.Frequency / 2000;
 

@@ -53,9 +53,9 @@ internal static class ErrorHandling
                 : StatusCodes.Status500InternalServerError;
             if (exception is TooManyLookupsException { IsOfCaller: true })
             {
-                await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken);
                 httpContext.Response.StatusCode = StatusCodes.Status429TooManyRequests;
                 httpContext.Response.Headers.RetryAfter = "1";
+                await Task.Delay(s_pauseBeforeTooManyRequests, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
 
             return true;

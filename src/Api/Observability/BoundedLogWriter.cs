@@ -91,9 +91,10 @@ internal sealed class BoundedLogWriter : IDisposable
             {
                 _output.Write(batch.WrittenSpan);
             }
-            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+            catch (Exception)
             {
-                // The disk is full, or there is no standard output: there is no other place to say so than the count.
+                // The disk is full, or there is no standard output: whatever it is, there is no other place to say so than the count, and
+                // no exception may end this thread, and so the process.
                 lock (_lock)
                 {
                     CountDropped(lines);

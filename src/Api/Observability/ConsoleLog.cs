@@ -47,12 +47,17 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
     private string Format<TState>(in LogEntry<TState> entry)
     {
         var line = s_line ??= new(CultureInfo.InvariantCulture);
-        _formatter.Write(entry, _scopes, line);
         var buffer = line.GetStringBuilder();
-        var text = buffer.ToString();
-        buffer.Clear();
-        buffer.Capacity = Math.Min(buffer.Capacity, UsualLength);
-        return text;
+        try
+        {
+            _formatter.Write(entry, _scopes, line);
+            return buffer.ToString();
+        }
+        finally
+        {
+            buffer.Clear();
+            buffer.Capacity = Math.Min(buffer.Capacity, UsualLength);
+        }
     }
 
     private string FormatDropped(long lines)

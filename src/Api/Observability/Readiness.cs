@@ -36,7 +36,7 @@ internal sealed class Readiness(
             if (_shared is null or { IsCompleted: true })
             {
                 var elapsed = _shared is null ? s_interval : Stopwatch.GetElapsedTime(_asked);
-                _shared = AskAfterAsync(elapsed < s_interval ? s_interval - elapsed : TimeSpan.Zero);
+                _shared = Task.Run(() => AskAfterAsync(elapsed < s_interval ? s_interval - elapsed : TimeSpan.Zero));
             }
 
             return _shared;

@@ -88,11 +88,13 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     /// <param name="lookups">At least one, each there once.</param>
     /// <param name="cancellationToken">Ends the statement.</param>
     /// <param name="sql"><see cref="Sql"/> or <see cref="ProbeSql"/>.</param>
+    /// <param name="whenConnected">Called when there is a session, before the statement is sent on it.</param>
     /// <exception cref="DatabaseException">The database refused the statement or the login, or rows could not be read.</exception>
     /// <exception cref="NpgsqlException">The database could not be asked.</exception>
-    public async Task<Agent?[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql)
+    public async Task<Agent?[]> ReadAsync(
+        IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql, Action? whenConnected = null)
     {
-        var rows = await QueryAsync(new CommandDefinition(
+        var command = new CommandDefinition(
             sql,
             new
             {
@@ -100,7 +102,8 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                 OrgIds = lookups.Select(lookup => lookup.Caller.OrgId).ToArray(),
                 Subjects = lookups.Select(lookup => lookup.Caller.Subject).ToArray(),
             },
-            cancellationToken: cancellationToken));
+            cancellationToken: cancellationToken);
+        var rows = await QueryAsync(command, whenConnected);
         try
         {
             return ToAgents(rows, lookups.Count);
@@ -125,13 +128,14 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         return agents;
     }
 
-    private async Task<List<Row>> QueryAsync(CommandDefinition command)
+    private async Task<List<Row>> QueryAsync(CommandDefinition command, Action? whenConnected)
     {
         for (var attempt = 1; ; attempt++)
         {
             try
             {
                 await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
+                whenConnected?.Invoke();
                 return await QueryAsync(connection, command);
             }
             catch (NpgsqlException exception) when (attempt < MaxAttempts && IsRetryable(exception))

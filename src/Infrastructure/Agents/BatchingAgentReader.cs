@@ -43,6 +43,9 @@ internal sealed class BatchingAgentReader : IAgentReader
     private int _sharedInFlight;
     private bool _isApartInFlight;
 
+    // How long statements have taken lately, as a moving average.
+    private TimeSpan _usual;
+
     // Whether the database answers at all: one question at a time, for whichever statements want to know.
     private Task<bool>? _answering;
 
@@ -173,14 +176,21 @@ internal sealed class BatchingAgentReader : IAgentReader
         try
         {
             var agents = await ReadAsync(batch);
-            Settle(batch);
+            Settle(batch, agents);
             batch.Requests.ForEach(request => request.SetAgents(agents));
         }
         catch (Exception exception) when (!batch.IsOverdue && exception is (NpgsqlException or DatabaseException { HasEndedSession: true }))
         {
-            // Nobody could have been answered: it says nothing of what was asked.
-            End(batch);
-            Fail(batch.Requests, exception);
+            // A row may end its session, too; but where the database answers nothing else either, that says nothing of what was asked.
+            if (batch.Connected.Task.IsCompleted && await IsAnsweringAsync())
+            {
+                Fail(Separate(batch), exception);
+            }
+            else
+            {
+                End(batch);
+                Fail(batch.Requests, exception);
+            }
         }
         catch (Exception exception)
         {
@@ -205,7 +215,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             : null;
         try
         {
-            var agents = await WaitAsync(_reader.ReadAsync(batch.Lookups, batch.Cancellation.Token), batch);
+            var agents = await WaitAsync(_reader.ReadAsync(batch.Lookups, batch.Cancellation.Token, whenConnected: () => batch.Connected.TrySetResult()), batch);
             return batch.Lookups.Zip(agents).ToDictionary(found => found.First, found => found.Second);
         }
         catch (Exception exception)
@@ -219,15 +229,20 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     private async Task<Agent?[]> WaitAsync(Task<Agent?[]> reading, Batch batch)
     {
+        // Until there is a session, it is not the statement that takes its time.
+        await Task.WhenAny(reading, batch.Connected.Task);
         while (!(batch.IsAlone && batch.Slot is Slot.Apart))
         {
-            await ((Task)reading).WaitAsync(SharedStatementTimeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-
+            // Where all statements are slow, none is for being so.
+            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _usual.Ticks * 4));
+            await ((Task)reading).WaitAsync(timeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             var isOverdue = batch.IsPart || batch.Slot is Slot.Apart;
-            if (!isOverdue && !reading.IsCompleted && await IsAnsweringAsync())
+            if (!isOverdue && !reading.IsCompleted)
             {
                 // Where the database answers another, it is the statement that is slow, unless both were held up until now.
-                isOverdue = true;
+                var answering = IsAnsweringAsync();
+                await Task.WhenAny(reading, answering);
+                isOverdue = answering.IsCompleted && await answering;
                 await ((Task)reading).WaitAsync(s_grace).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
 
@@ -240,7 +255,9 @@ internal sealed class BatchingAgentReader : IAgentReader
             {
                 batch.IsOverdue = true;
                 Cancel(batch);
-                break;
+
+                // A server that is frozen does not end it: the slot goes on without.
+                return await reading.WaitAsync(SharedStatementTimeout);
             }
         }
 
@@ -261,11 +278,12 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    private void Settle(Batch batch)
+    private void Settle(Batch batch, IReadOnlyDictionary<Lookup, Agent?> agents)
     {
         lock (_lock)
         {
-            batch.Requests.ForEach(_suspects.Remove);
+            _usual = (_usual * 0.9) + (Stopwatch.GetElapsedTime(batch.Sent) * 0.1);
+            batch.Requests.ForEach(request => _suspects.Remove(request, agents));
         }
 
         End(batch);
@@ -297,7 +315,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             var waiting = batch.Requests.FindAll(request => !request.Task.IsCompleted);
             waiting.ForEach(request => request.Batch = null);
-            if (batch.IsAlone)
+            if (batch.IsAlone && (waiting is not [] || batch.IsOverdue))
             {
                 _suspects.Add(batch.Requests[0]);
                 if (batch.IsOverdue)
@@ -410,6 +428,11 @@ internal sealed record Batch(List<PendingRequest> Requests, Slot Slot, bool IsPa
     }
 
     public CancellationTokenSource Cancellation { get; } = new();
+
+    public long Sent { get; } = Stopwatch.GetTimestamp();
+
+    /// <summary>Completed when there is a session to send it on.</summary>
+    public TaskCompletionSource Connected { get; } = new();
 
     /// <summary>Whether it was cancelled for taking too long.</summary>
     public bool IsOverdue { get; set; }

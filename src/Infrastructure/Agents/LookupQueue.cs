@@ -48,7 +48,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         while (_count > 0 && _count + request.Count > maxLookups)
         {
             var heaviest = _callers.Values.MaxBy(other => other.Count)!;
-            if (heaviest == caller || heaviest.Count <= caller.Count + request.Count)
+            if (heaviest == caller || heaviest.Count <= caller.Count + 1)
             {
                 if (displaced is not [])
                 {

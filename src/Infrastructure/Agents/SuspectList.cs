@@ -1,3 +1,5 @@
+using CalcomAccounts.Domain;
+
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>
@@ -50,16 +52,25 @@ internal sealed class SuspectList(TimeProvider clock)
         }
     }
 
-    /// <summary>Forgets what has been read without trouble.</summary>
-    public void Remove(PendingRequest request)
+    /// <summary>Forgets what has been read without trouble; an agent that was out of the caller's reach has not been.</summary>
+    public void Remove(PendingRequest request, IReadOnlyDictionary<Lookup, Agent?> agents)
     {
-        if (_agents.Count + _lookups.Count > 0)
+        if (_agents.Count + _lookups.Count is 0)
         {
-            foreach (var lookup in request.Lookups)
-            {
-                _agents.Remove(lookup.AgentId);
-                _lookups.Remove(lookup);
-            }
+            return;
+        }
+
+        var key = new CallerKey(request.Caller);
+        var read = request.Lookups.Where(lookup => agents[lookup] is not null).ToList();
+        if (read is not [] && Contains(request) && _callers.TryGetValue(key, out var caller))
+        {
+            _callers[key] = caller with { Failures = Math.Max(0, caller.Failures - 1) };
+        }
+
+        foreach (var lookup in read)
+        {
+            _agents.Remove(lookup.AgentId);
+            _lookups.Remove(lookup);
         }
     }
 
