@@ -3,10 +3,10 @@ using CsCheck;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Section 2 of the contract, without a database.</summary>
+/// <summary>docs/account-resolution.md, without a database.</summary>
 public sealed class AccountResolverTests
 {
-    /// <summary>The contract's own words on what connected means, as a table: has a key, status as stored, connected, status as returned.</summary>
+    /// <summary>What connected means, as a table: has a key, status as stored, connected, status as returned.</summary>
     internal static (bool HasApiKey, string? Status, bool Connected, string Returned)[] States { get; } =
     [
         (true, "active", true, "active"),
@@ -171,7 +171,7 @@ public sealed class AccountResolverTests
     {
         var decision = AccountResolver.Decide(agent);
 
-        // The rule once more, in the contract's words.
+        // The rule once more, in the words of docs/account-resolution.md.
         var connected = agent.Keys.OrderByDescending(key => key.CreatedAt).ThenByDescending(key => key.Id)
             .Select(key => (Type: AccountType.Agent, Account: key))
             .Concat(agent.LinkedAccount is { } linked ? [(AccountType.OrgLinked, linked)] : Array.Empty<(AccountType Type, CalcomAccount Account)>())

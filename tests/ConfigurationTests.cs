@@ -10,7 +10,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Section 5 of the contract: what has to be configured, and what is said of a setting that is missing or makes no sense.</summary>
+/// <summary>docs/configuration.md: what has to be configured, and what is said of a setting that is missing or makes no sense.</summary>
 public sealed class ConfigurationTests
 {
     private const string Bearer = "Authentication:Schemes:Bearer:";

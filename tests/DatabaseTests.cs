@@ -10,7 +10,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Section 4 of the contract: the tables, the role, and what one request costs.</summary>
+/// <summary>docs/database.md: the tables, the role, and what one request costs.</summary>
 public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly string[] s_files = ["001_tables.sql", "002_reader_role.sql", "003_bounded_rows.sql"];

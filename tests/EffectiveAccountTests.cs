@@ -2,7 +2,7 @@ using System.Text.Json;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Sections 1 and 2 of the contract over HTTP: the answers, byte for byte.</summary>
+/// <summary>docs/api.md and docs/account-resolution.md over HTTP: the answers, byte for byte.</summary>
 public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string None =

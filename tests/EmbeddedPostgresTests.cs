@@ -18,7 +18,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     private const string InitdbThatWorks = "case $1 in --version) echo 'initdb (PostgreSQL) 16.2';; *) mkdir $2;; esac";
     private const string PgCtlThatFails = "[ $3 = start ] && printf 'first\\nsecond\\n' > $7; echo 'could not start' >&2; exit 1";
 
-    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(30);
 
     private readonly string _root = $"/tmp/calcom-accounts-machine-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
 
@@ -223,7 +223,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
 
         string name;
         var steps = new List<string>();
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_patience, steps.Add, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_timeout, steps.Add, CancellationToken.None))
         {
             Assert.Equal([$"{server.Description}: starting it, after a download the first time", "waiting for it to answer"], steps);
             Assert.Equal($"PostgreSQL in Docker, image {expected}", server.Description);
@@ -264,7 +264,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     {
         await InstallDockerAsync(run: $"sleep 2; echo made >> {DockerLog}", port: "exit 1");
         using var enough = new CancellationTokenSource();
-        var starting = EmbeddedPostgres.StartAsync(Here(image: null), s_patience, progress: null, enough.Token);
+        var starting = EmbeddedPostgres.StartAsync(Here(image: null), s_timeout, progress: null, enough.Token);
         await FaultTests.EventuallyAsync(async () => File.Exists(DockerLog) && (await File.ReadAllTextAsync(DockerLog)).Contains("run --detach", StringComparison.Ordinal), TimeSpan.FromSeconds(5));
 
         await enough.CancelAsync();
@@ -297,7 +297,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         Directory.CreateDirectory($"{_root}/path/bin");
         File.CreateSymbolicLink($"{_root}/path/bin/docker", PostgresLocator.This.Docker!);
         string connectionString;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.This.PostgresImage), s_patience, progress: null, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.This.PostgresImage), s_timeout, progress: null, CancellationToken.None))
         {
             connectionString = server.ConnectionString;
             await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));

@@ -9,7 +9,7 @@ using Npgsql;
 namespace CalcomAccounts.Tests;
 
 /// <summary>
-/// Section 7 of the contract: what the service does while its database does not, on a real server that nobody else uses.
+/// docs/operations.md: what the service does while its database does not, on a real server that nobody else uses.
 /// </summary>
 public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTests.Setup>
 {
@@ -179,12 +179,12 @@ public sealed class FaultTests(FaultTests.Setup setup) : IClassFixture<FaultTest
     private async Task AssertWellWithinTwoSecondsAsync() => await EventuallyAsync(
         async () => (await AskAsync()).Status is 200 && await HealthAsync("ready") is 200, TimeSpan.FromSeconds(2));
 
-    internal static async Task EventuallyAsync(Func<Task<bool>> condition, TimeSpan patience)
+    internal static async Task EventuallyAsync(Func<Task<bool>> condition, TimeSpan timeout)
     {
         var started = Stopwatch.GetTimestamp();
         while (!await condition())
         {
-            Assert.InRange(Stopwatch.GetElapsedTime(started), TimeSpan.Zero, patience);
+            Assert.InRange(Stopwatch.GetElapsedTime(started), TimeSpan.Zero, timeout);
             await Task.Delay(20);
         }
     }

@@ -4,7 +4,7 @@ using Microsoft.Extensions.Logging;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Section 1 of the contract: paths, queries, methods, headers, and the envelope of every failure.</summary>
+/// <summary>docs/api.md: paths, queries, methods, headers, and the envelope of every failure.</summary>
 [Collection(ServiceFixture.Name)]
 public sealed class RequestTests(ServiceFixture fixture)
 {

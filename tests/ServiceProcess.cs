@@ -7,7 +7,7 @@ namespace CalcomAccounts.Tests;
 /// <summary>The program as its user starts it: a process with arguments, an environment, output and an exit code.</summary>
 internal sealed class ServiceProcess : IDisposable
 {
-    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(30);
 
     private readonly Process _process;
     private readonly ConcurrentQueue<string> _output = [];
@@ -88,15 +88,15 @@ internal sealed class ServiceProcess : IDisposable
 
     public async Task<int> WaitForExitAsync()
     {
-        using var patience = new CancellationTokenSource(s_patience);
-        await _process.WaitForExitAsync(patience.Token);
+        using var timeout = new CancellationTokenSource(s_timeout);
+        await _process.WaitForExitAsync(timeout.Token);
         return _process.ExitCode;
     }
 
     /// <summary>The first line of the output that holds this text.</summary>
     public async Task<string> WaitForLineAsync(string text)
     {
-        for (var started = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(started) < s_patience; await Task.Delay(50))
+        for (var started = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(started) < s_timeout; await Task.Delay(50))
         {
             if (_output.FirstOrDefault(line => line.Contains(text, StringComparison.Ordinal)) is { } line)
             {

@@ -14,7 +14,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Sections 5 and 6 of the contract: the program as a process, started and stopped as its users do it.</summary>
+/// <summary>docs/operations.md: the program as a process, started and stopped as its users do it.</summary>
 public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Bearer = "Authentication__Schemes__Bearer__";

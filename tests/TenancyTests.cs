@@ -3,7 +3,7 @@ using CalcomAccounts.Application;
 
 namespace CalcomAccounts.Tests;
 
-/// <summary>Section 3 of the contract: every claim with every query and every membership.</summary>
+/// <summary>docs/account-resolution.md: every claim with every query and every membership.</summary>
 public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string NotFound = """{"success":false,"message":"Agent not found","code":"NOT_FOUND"}""";
@@ -163,7 +163,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
         Assert.Throws<ArgumentException>(() => Caller.OfSubject(""));
     }
 
-    // Written from the contract's text, case by case.
+    // Written from docs/account-resolution.md, case by case.
     private static int Expected(Claim claim, OrgId orgId, Subject subject)
     {
         switch (claim)

@@ -9,7 +9,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Diagnostics;
 
-/// <summary>Asks a database all that the service depends on, as the service's own login: section 4 of the contract. It changes nothing.</summary>
+/// <summary>Asks a database all that the service depends on, as the service's own login: docs/database.md. It changes nothing.</summary>
 public static class DatabaseCheck
 {
     /// <summary>Of PostgreSQL.</summary>
@@ -22,7 +22,7 @@ public static class DatabaseCheck
     private static readonly string[] s_boolean = ["bool"];
     private static readonly string[] s_instant = ["timestamptz", "timestamp"];
 
-    // Section 4 of the contract. api_key is not among them: a view needs none.
+    // docs/database.md. api_key is not among them: a view needs none.
     private static readonly Relation[] s_relations =
     [
         new("agents", [new("id", s_uuid), new("org_id", s_uuid), new("name", s_text, IsRead: false), new("org_account_id", s_uuid), new("deleted_at", s_instant)]),

@@ -1,4 +1,4 @@
--- Section 4 of the contract. Names, URLs and statuses may be null: the policy says what a blank one means.
+-- docs/database.md. Names, URLs and statuses may be null: the policy says what a blank one means.
 create table calcom.org_accounts (
     id           uuid        primary key default gen_random_uuid(),
     org_id       uuid        not null,
@@ -37,7 +37,7 @@ create table calcom.agent_keys (
 
 create index agent_keys_agent_id on calcom.agent_keys (agent_id);
 
--- Connected as section 2 of the contract defines it.
+-- Connected: docs/account-resolution.md.
 create unique index agent_keys_one_connected_per_agent on calcom.agent_keys (agent_id)
     where has_api_key and coalesce(status, '') !~* '^\s*(inactive|not_connected)\s*$';
 
