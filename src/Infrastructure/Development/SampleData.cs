@@ -5,7 +5,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Development;
 
-/// <summary>What <c>Sql/sample_data.sql</c> puts into a development database.</summary>
+/// <summary>What <c>sample_data.sql</c> puts into a development database.</summary>
 public static class SampleData
 {
     /// <summary>The one organization.</summary>
