@@ -13,7 +13,7 @@ public sealed class LoadTests(ServiceFixture fixture)
 {
     private const int Connections = 256;
 
-    /// <summary>How long the database is restarted under load; CI takes a minute.</summary>
+    /// <summary>How long the database is restarted under load; longer in CI.</summary>
     private static readonly TimeSpan s_duration = TimeSpan.FromSeconds(
         double.Parse(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_LOAD_SECONDS") ?? "6", CultureInfo.InvariantCulture));
 
