@@ -344,7 +344,6 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
 
         End(batch);
-        StartIdleSlots();
         return failed;
     }
 

@@ -154,8 +154,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         {
             foreach (var request in waiting.Apart.Where(request => !suspects.Contains(request)).ToList())
             {
-                Unlink(waiting, request);
-                Append(waiting, request);
+                Requeue(waiting, request);
             }
         }
 
@@ -190,8 +189,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
             {
                 if (suspects.Contains(request))
                 {
-                    Unlink(caller, request);
-                    Append(caller, request);
+                    Requeue(caller, request);
                     continue;
                 }
 
@@ -261,12 +259,18 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         }
     }
 
+    // It may belong elsewhere by now: apart, or no longer.
+    private void Requeue(WaitingCaller caller, PendingRequest request)
+    {
+        Unlink(caller, request);
+        Append(caller, request);
+    }
+
     private void MoveApart(WaitingCaller caller)
     {
         foreach (var request in caller.Shared.ToList())
         {
-            Unlink(caller, request);
-            Append(caller, request);
+            Requeue(caller, request);
         }
     }
 
