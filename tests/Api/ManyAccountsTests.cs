@@ -1,0 +1,207 @@
+using System.Diagnostics;
+using System.Text;
+using System.Text.Json;
+
+namespace CalcomAccounts.Tests.Api;
+
+/// <summary>Many agents in one request: what is accepted, what is refused and how, and what it costs the database.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class ManyAccountsTests(ServiceFixture fixture)
+{
+    private const string Uuid = "0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01";
+    private const string NoList = "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id";
+
+    private readonly Guid _org = Guid.NewGuid();
+
+    public static TheoryData<string, string> Malformed => new()
+    {
+        { "", NoList },
+        { "null", NoList },
+        { "[]", NoList },
+        { $"[\"{Uuid}\"]", NoList },
+        { "{}", NoList },
+        { "{\"agent_ids\":null}", NoList },
+        { "{\"agent_ids\":{}}", NoList },
+        { $"{{\"agent_ids\":\"{Uuid}\"}}", NoList },
+        { "{\"agent_ids\":[]}", NoList },
+        { $"{{\"agent_ids\":[{Many(101)}]}}", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\"]", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\"]}} more", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\",]}}", NoList },
+        { $"{{\"Agent_Ids\":[\"{Uuid}\"]}}", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\"],\"agent_ids\":[\"{Uuid}\"]}}", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\"],\"orgid\":\"{Uuid}\"}}", NoList },
+        { $"{{\"agent_ids\":[\"{Uuid}\"],\"\\ud800\":1}}", NoList },
+        { $"{{\"org_id\":\"{Uuid}\"}}", NoList },
+        { $"agent_ids={Uuid}", NoList },
+        { "{\"agent_ids\":[\"\"]}", "agent_ids[0] must be a UUID" },
+        { "{\"agent_ids\":[null]}", "agent_ids[0] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{Uuid}\",7]}}", "agent_ids[1] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{Uuid}\",\" {Uuid}\"]}}", "agent_ids[1] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{Uuid}\",[\"{Uuid}\"]]}}", "agent_ids[1] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{Uuid}\",\"\\ud800\"]}}", "agent_ids[1] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{Uuid}\",\"{Uuid[1..]}\",\"x\"]}}", "agent_ids[1] must be a UUID" },
+        { $"{{\"agent_ids\":[{Many(99)},\"{Uuid}0\"]}}", "agent_ids[99] must be a UUID" },
+        { $"{{\"agent_ids\":[\"{new string('a', 100_000)}\"]}}", NoList },
+    };
+
+    [Theory]
+    [InlineData(null)]
+    [InlineData("text/plain")]
+    [InlineData("application/x-www-form-urlencoded")]
+    [InlineData("application/jsonx")]
+    public async Task BodyOfAnotherContentType_Is415_AfterTheToken(string? contentType)
+    {
+        Task<Answer> PostAsync(string? token) => fixture.Service.SendAsync("POST", TestService.AccountsPath, token, request =>
+        {
+            request.Content = new ByteArrayContent(Encoding.UTF8.GetBytes($"{{\"agent_ids\":[\"{Uuid}\"]}}"));
+            request.Content.Headers.TryAddWithoutValidation("Content-Type", contentType ?? "");
+        });
+
+        var answer = await PostAsync(Tokens.OfOrganization(_org));
+        Assert.Equal((415, """{"success":false,"message":"Content-Type must be application/json","code":"UNSUPPORTED_MEDIA_TYPE"}"""), (answer.Status, answer.Body));
+        Assert.Equal("no-store", answer.Header("Cache-Control"));
+        Assert.Equal(401, (await PostAsync(token: null)).Status);
+    }
+
+    [Theory]
+    [InlineData("application/json")]
+    [InlineData("Application/JSON; charset=utf-8")]
+    public async Task BodyOfJson_IsRead_HoweverItsTypeIsWritten(string contentType)
+    {
+        var answer = await fixture.Service.SendAsync("POST", TestService.AccountsPath, Tokens.OfOrganization(_org), request =>
+        {
+            request.Content = new ByteArrayContent(Encoding.UTF8.GetBytes($"{{\"agent_ids\":[\"{Uuid}\"]}}"));
+            request.Content.Headers.TryAddWithoutValidation("Content-Type", contentType);
+        });
+
+        Assert.Equal(200, answer.Status);
+    }
+
+    [Theory]
+    [MemberData(nameof(Malformed))]
+    public async Task WhatIsMalformedIsNamed_AfterTheTokenIsChecked(string body, string message)
+    {
+        var answer = await fixture.Service.PostAccountsAsync(body, Tokens.OfOrganization(_org));
+
+        Assert.Equal((400, $$"""{"success":false,"message":"{{message}}","code":"INVALID_REQUEST"}"""), (answer.Status, answer.Body));
+        Assert.Equal(401, (await fixture.Service.PostAccountsAsync(body, token: null)).Status);
+    }
+
+    [Fact]
+    public async Task TheAnswersAreInTheOrderAsked_DuplicatesIncluded_InOneRoundTrip()
+    {
+        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var agents = new List<Guid>();
+        for (var i = 0; i < 60; i++)
+        {
+            var agent = await fixture.Tables.AddAgentAsync(_org, i % 3 is 0 ? account : null);
+            if (i % 3 is 1)
+            {
+                await fixture.Tables.AddKeyAsync(agent, new());
+            }
+
+            agents.Add(agent);
+        }
+
+        var foreign = await fixture.Tables.AddAgentAsync(Guid.NewGuid());
+        List<Guid> asked = [.. agents, foreign, Guid.NewGuid(), .. agents.AsEnumerable().Reverse().Take(38)];
+        Assert.Equal(100, asked.Count);
+        var expected = new List<string>();
+        foreach (var agent in asked)
+        {
+            var one = await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+            expected.Add(one.Status is 404 ? "null" : JsonDocument.Parse(one.Body).RootElement.GetProperty("data").GetRawText());
+        }
+
+        using var statements = new StatementCounter(fixture.Tables, "with ordinality");
+        var answer = await fixture.Service.GetAccountsAsync(asked, Tokens.OfOrganization(_org));
+
+        var accounts = string.Join(',', asked.Zip(expected, (id, one) => $$$"""{"agent_id":"{{{id}}}","account":{{{one}}}}"""));
+        Assert.Equal(
+            (200, $$$"""{"success":true,"message":"Agent Cal.com accounts retrieved","data":{"accounts":[{{{accounts}}}]}}"""),
+            (answer.Status, answer.Body));
+        Assert.Equal(1, statements.Count);
+    }
+
+    [Theory]
+    [InlineData("", "", 200, true)]
+    [InlineData("", ",\"org_id\":null", 200, true)]
+    [InlineData("", ",\"org_id\":\"{mine}\"", 200, true)]
+    [InlineData("?org_id={mine}", "", 200, true)]
+    [InlineData("", ",\"org_id\":\"{other}\"", 200, false)]
+    [InlineData("?org_id={other}", "", 200, false)]
+    [InlineData("", ",\"org_id\":\"\"", 400, false)]
+    [InlineData("", ",\"org_id\":7", 400, false)]
+    [InlineData("", ",\"org_id\":[\"{mine}\"]", 400, false)]
+    [InlineData("?org_id=", "", 400, false)]
+    [InlineData("?org_id={mine}", ",\"org_id\":\"{mine}\"", 400, false)]
+    public async Task AnOrganizationNarrowsAMemberOfMany_FromTheBodyOrTheQuery_AndIsIgnoredWithTheClaim(string query, string member, int status, bool found)
+    {
+        var (other, subject) = (Guid.NewGuid(), Guid.NewGuid().ToString());
+        await fixture.Tables.AddMemberAsync(_org, subject);
+        await fixture.Tables.AddMemberAsync(other, subject);
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        string Fill(string text) => text.Replace("{mine}", _org.ToString(), StringComparison.Ordinal).Replace("{other}", other.ToString(), StringComparison.Ordinal);
+        var body = $$"""{"agent_ids":["{{agent}}"]{{Fill(member)}}}""";
+
+        var bySubject = await fixture.Service.PostAccountsAsync(body, Tokens.OfSubject(subject), Fill(query));
+        Assert.Equal(status, bySubject.Status);
+        Assert.Contains(
+            status is 400 ? "org_id must be a UUID, given once" : found ? "\"connected\":false" : "\"account\":null", bySubject.Body, StringComparison.Ordinal);
+
+        var byClaim = await fixture.Service.PostAccountsAsync(body, Tokens.OfOrganization(_org), Fill(query));
+        Assert.Contains("\"connected\":false", byClaim.Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task ABodyThatComesTooSlowlyIsNoList()
+    {
+        using var client = await RawHttp.ConnectAsync(fixture.Service.Url);
+        var stream = client.GetStream();
+        await stream.WriteAsync(Encoding.ASCII.GetBytes(
+            $"POST {TestService.AccountsPath} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {Tokens.OfOrganization(_org)}\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"));
+
+        var started = Stopwatch.GetTimestamp();
+        var buffer = new byte[4096];
+        var answer = Encoding.UTF8.GetString(buffer, 0, await stream.ReadAsync(buffer));
+
+        Assert.StartsWith("HTTP/1.1 400 ", answer, StringComparison.Ordinal);
+        Assert.Contains(NoList, answer, StringComparison.Ordinal);
+        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 1, 4);
+    }
+
+    [Fact]
+    public async Task AnIdComesBackInLowerCase()
+    {
+        var answer = await fixture.Service.PostAccountsAsync($$"""{"agent_ids":["{{Uuid.ToUpperInvariant()}}"]}""", Tokens.OfOrganization(_org));
+
+        Assert.Contains($"\"agent_id\":\"{Uuid}\"", answer.Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task WhatIsRefusedIsNotRepeated_NorLogged()
+    {
+        var token = Tokens.OfOrganization(_org);
+        foreach (var body in new[] { $$"""{"agent_ids":["{{token}}"]}""", $$"""{"agent_ids":[],"{{token}}":1}""", $$"""{"agent_ids":{{token}} }""", token })
+        {
+            Assert.DoesNotContain(token, (await fixture.Service.PostAccountsAsync(body, token)).Body, StringComparison.Ordinal);
+        }
+
+        Assert.Empty(LeakDetector.Instance.Leaks);
+    }
+
+    [Theory]
+    [InlineData("GET")]
+    [InlineData("HEAD")]
+    [InlineData("PUT")]
+    [InlineData("DELETE")]
+    public async Task OnlyPostCarriesAList(string method)
+    {
+        var answer = await fixture.Service.SendAsync(method, TestService.AccountsPath, Tokens.OfOrganization(_org));
+
+        Assert.Equal((405, "POST"), (answer.Status, answer.Header("Allow")));
+    }
+
+    private static string Many(int count) => string.Join(',', Enumerable.Repeat($"\"{Uuid}\"", count));
+}

@@ -1,0 +1,194 @@
+using System.Globalization;
+using System.Text.Json;
+using System.Text.RegularExpressions;
+using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure.Agents;
+using CalcomAccounts.Infrastructure.Database;
+using CalcomAccounts.Infrastructure.Diagnostics;
+using Dapper;
+using Npgsql;
+
+namespace CalcomAccounts.Tests.Database;
+
+/// <summary>However many keys an agent has, and however long a text is, an answer is bounded, and the same as of all of them.</summary>
+[Collection(ServiceFixture.Name)]
+public sealed class BoundedRowsTests(ServiceFixture fixture)
+{
+    private static readonly string?[] s_connectedStatuses = ["active", "error", " ", null];
+    private static readonly string[] s_disconnectedStatuses = ["inactive", " Not_Connected\u2003"];
+
+    private readonly Guid _org = Guid.NewGuid();
+
+    [Fact]
+    public async Task ConnectedInSql_IsConnectedInTheDomain_ForEveryStatus()
+    {
+        var characters = Enumerable.Range(1, char.MaxValue).Select(code => (char)code).Where(character => !char.IsSurrogate(character)).ToList();
+        var lookalikes = characters.Where(character => character > 127 && (char.ToUpperInvariant(character) < 128 || char.ToLowerInvariant(character) < 128 || "ıİſKéà".Contains(character)));
+        string[] statuses =
+        [
+            "", " ", "active", "Inactive", "INACTIVE", "not_connected", "Not_Connected", "not-connected", "inactive_", "xinactive", "error", "in active",
+            .. characters.SelectMany(character => new[] { $"{character}inactive", $"NOT_connected{character}", $"{character}" }),
+            .. lookalikes.SelectMany(character => Enumerable.Range(0, 8).Select(at => $"{"inactive"[..at]}{character}{"inactive"[(at + 1)..]}")),
+            $"{new string(' ', 2040)}inactive", $"{new string(' ', 2041)}inactive", $"inactive{new string('\u2003', 3000)}",
+        ];
+
+        var inSql = await fixture.Tables.QueryAsync<bool>(
+            $"select {AgentReader.IsConnectedSql} from unnest(@statuses) with ordinality stored (status, position), (values (true)) key (has_api_key) order by position", new { statuses });
+
+        var cut = statuses.Select(status => status.Length > 2048 ? status[..2048] : status);
+        Assert.Equal(cut.Select(status => !new CalcomAccount(Guid.Empty, null, true, null, status, null).IsDisconnected), inSql);
+        Assert.Contains(false, inSql);
+    }
+
+    [Fact]
+    public async Task AgentOfManyKeys_ResolvesAsOfAllOfThem_AndReadsAHundred()
+    {
+        // A view may have several connected keys, and years that .NET has not.
+        var random = new Random(16);
+        for (var round = 0; round < 40; round++)
+        {
+            var agent = await fixture.Views.AddAgentAsync(_org);
+            var connected = round % 4;
+            var keys = Enumerable.Range(0, 150).Select(i => new
+            {
+                Id = Guid.NewGuid(),
+                Status = i < connected ? s_connectedStatuses[random.Next(4)] : s_disconnectedStatuses[random.Next(2)],
+                Secret = i < connected || random.Next(2) is 0 ? "cal_secret" : null,
+                Created = random.Next(12) switch
+                {
+                    0 => "infinity",
+                    1 => $"{10_000 + random.Next(3)}-01-01",
+                    2 => "-infinity",
+                    3 => "0004-01-01 BC",
+                    _ => DateTime.UnixEpoch.AddSeconds(random.Next(20)).ToString("O", CultureInfo.InvariantCulture),
+                },
+            }).OrderBy(_ => random.Next()).ToList();
+            await fixture.Views.ExecuteAsync(
+                """
+                insert into public.assistant_secrets
+                select key.id, @agent, 'name of ' || key.id, key.secret, 'https://cal.example/' || key.id, key.status, key.created::timestamptz
+                from unnest(@ids, @secrets, @statuses, @created) key (id, secret, status, created)
+                """,
+                new
+                {
+                    agent,
+                    ids = keys.Select(key => key.Id).ToArray(),
+                    secrets = keys.Select(key => key.Secret).ToArray(),
+                    statuses = keys.Select(key => key.Status).ToArray(),
+                    created = keys.Select(key => key.Created).ToArray(),
+                });
+
+            var expected = AccountResolver.Decide(new(
+                [.. keys.Select(key => new CalcomAccount(key.Id, $"name of {key.Id}", key.Secret is not null, $"https://cal.example/{key.Id}", key.Status, Instant(key.Created)))], null, null));
+            var explained = JsonDocument.Parse((await fixture.ServiceOnViews.ExplainAccountAsync(agent, Tokens.OfOrganization(_org))).Body).RootElement.GetProperty("data");
+
+            var effective = explained.GetProperty("effective");
+            Assert.Equal(expected.Effective.Id?.ToString(), Text(effective, "calcom_account_id"));
+            Assert.Equal(expected.Effective.Name, Text(effective, "account_name"));
+            Assert.Equal(expected.Effective.ApiBaseUrl, Text(effective, "api_base_url"));
+            Assert.Equal(expected.Effective.Status, Text(effective, "status"));
+            Assert.Equal(101, explained.GetProperty("candidates").GetArrayLength());
+        }
+    }
+
+    [Fact]
+    public async Task AgentOfTenThousandKeys_IsReadByIndexes_WithoutPassingThroughThem()
+    {
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        var agent = await database.AddAgentAsync(_org);
+        await database.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
+        await database.ExecuteAsync($"""
+            insert into calcom.agents (org_id) select gen_random_uuid() from generate_series(1, 2000);
+            insert into calcom.agent_keys (agent_id, api_key) select id, 'cal_secret' from calcom.agents where id <> '{agent}';
+            insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 10000);
+            analyze
+            """);
+        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxConcurrentStatements: 2, MaxQueuedLookups: 4096), servers: 1);
+        await using var connection = new NpgsqlConnection($"{defaults}{database.ServiceConnectionString}");
+
+        foreach (var mode in new[] { "force_custom_plan", "force_generic_plan" })
+        {
+            await connection.ExecuteAsync($"set plan_cache_mode = {mode}");
+            var plan = await connection.ExecuteScalarAsync<string>(
+                $"explain (analyze, format json) {AgentReader.Sql}", new { AgentIds = new[] { agent }, OrgIds = new Guid?[] { _org }, Subjects = new string?[1] });
+
+            var passed = Regex.Matches(plan!, "\"(Actual Rows|Rows Removed by Filter)\": (\\d+)").Select(match => int.Parse(match.Groups[2].Value, CultureInfo.InvariantCulture));
+            Assert.True(passed.Max() is >= 100 and <= 200, plan);
+        }
+    }
+
+    [Fact]
+    public async Task ConnectedKey_OlderThanAHundredDisconnected_IsEffective()
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        var connected = await fixture.Tables.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
+        await fixture.Tables.ExecuteAsync($"insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 300)");
+
+        var answer = await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+
+        Assert.Contains($"\"calcom_account_id\":\"{connected}\",\"account_name\":\"Calendar\"", answer.Body, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task LongTexts_AreCutAfter2048Characters()
+    {
+        var (ofKey, linked) = (await fixture.Views.AddAgentAsync(_org), Guid.NewGuid());
+        var account = new StoredAccount { Name = new('n', 10_000_000), ApiBaseUrl = new('u', 2049), Status = string.Concat(Enumerable.Repeat("😀", 2100)) };
+        await fixture.Views.AddKeyAsync(ofKey, account);
+        var ofLink = await fixture.Views.AddAgentAsync(_org, await fixture.Views.AddOrgAccountAsync(_org, account with { Id = linked }));
+
+        foreach (var agent in new[] { ofKey, ofLink })
+        {
+            var data = JsonDocument.Parse((await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body).RootElement.GetProperty("data");
+            Assert.Equal(account.Name[..2048], Text(data, "account_name"));
+            Assert.Equal(account.ApiBaseUrl[..2048], Text(data, "api_base_url"));
+            Assert.Equal(account.Status[..(2 * 2048)], Text(data, "status"));
+        }
+    }
+
+    [Theory]
+    [InlineData("account_name", 255)]
+    [InlineData("status", 64)]
+    [InlineData("api_base_url", 2048)]
+    public async Task OwnTables_TakeTextsOfALengthThatMakesSense(string column, int longest)
+    {
+        var agent = await fixture.Tables.AddAgentAsync(_org);
+        foreach (var into in new[] { $"calcom.agent_keys (agent_id, {column}) values ('{agent}'", $"calcom.org_accounts (org_id, {column}) values ('{_org}'" })
+        {
+            await fixture.Tables.ExecuteAsync($"insert into {into}, repeat('é', {longest}))");
+            var refused = await Assert.ThrowsAsync<PostgresException>(() => fixture.Tables.ExecuteAsync($"insert into {into}, repeat('é', {longest + 1}))"));
+            Assert.Equal(PostgresErrorCodes.CheckViolation, refused.SqlState);
+        }
+    }
+
+    [Fact]
+    public async Task Migration_OfRowsThatAreLonger_KeepsThem()
+    {
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await database.ExecuteAsync("""
+            delete from calcom.schema_versions where scriptname like '%003%';
+            drop index calcom.agent_keys_one_connected_per_agent, calcom.agent_keys_agent_id_created_at_id;
+            create index agent_keys_agent_id on calcom.agent_keys (agent_id);
+            create unique index agent_keys_one_connected_per_agent on calcom.agent_keys (agent_id)
+                where has_api_key and coalesce(status, '') !~* '^\s*(inactive|not_connected)\s*$';
+            alter table calcom.agent_keys drop constraint agent_keys_account_name_length, drop constraint agent_keys_status_length, drop constraint agent_keys_api_base_url_length;
+            alter table calcom.org_accounts drop constraint org_accounts_account_name_length, drop constraint org_accounts_status_length, drop constraint org_accounts_api_base_url_length;
+            """);
+        var agent = await database.AddAgentAsync(_org);
+        await database.AddKeyAsync(agent, new() { Name = new('n', 3000) });
+
+        Assert.Equal(["003_bounded_rows.sql"], await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None));
+
+        Assert.Equal([3000], await database.QueryAsync<int>("select length(account_name) from calcom.agent_keys"));
+        await using var service = await TestService.StartAsync(database.ServiceConnectionString);
+        Assert.Contains($"\"account_name\":\"{new string('n', 2048)}\"", (await service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body, StringComparison.Ordinal);
+        Assert.Equal(1, (await DatabaseCheck.RunAsync(database.ServiceConnectionString, CancellationToken.None)).Data!.LongText);
+    }
+
+    private static string? Text(JsonElement data, string key) => data.TryGetProperty(key, out var value) ? value.GetString() : null;
+
+    private static DateTime Instant(string created) =>
+        created is "infinity" || created.StartsWith('1') && created.Length is 11 ? DateTime.MaxValue
+        : created is "-infinity" || created.EndsWith("BC", StringComparison.Ordinal) ? DateTime.MinValue
+        : DateTime.Parse(created, CultureInfo.InvariantCulture, DateTimeStyles.AdjustToUniversal | DateTimeStyles.AssumeUniversal);
+}

@@ -1,0 +1,211 @@
+using System.Globalization;
+using CalcomAccounts.Api.Cli;
+using CalcomAccounts.Api.Hosting;
+using CalcomAccounts.Infrastructure;
+using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Options;
+using Npgsql;
+
+namespace CalcomAccounts.Tests.Processes;
+
+/// <summary>docs/configuration.md: what has to be configured, and what is said of a setting that is missing or makes no sense.</summary>
+public sealed class ConfigurationTests
+{
+    private const string Bearer = "Authentication:Schemes:Bearer:";
+    private const string Secret = "not-to-be-seen";
+
+    private static Dictionary<string, string?> Complete => new()
+    {
+        ["ConnectionStrings:CalcomAccounts"] = "Host=localhost",
+        [Bearer + "ValidIssuer"] = Tokens.Issuer,
+        [Bearer + "ValidAudience"] = Tokens.Audience,
+        [Bearer + "SigningKeys:0:Issuer"] = Tokens.Issuer,
+        [Bearer + "SigningKeys:0:Value"] = Convert.ToBase64String(Tokens.Key),
+    };
+
+    public static TheoryData<string, string> Missing => new()
+    {
+        { "ConnectionStrings:CalcomAccounts", "ConnectionStrings:CalcomAccounts" },
+        { Bearer + "ValidIssuer", $"{Bearer}ValidIssuer" },
+        { Bearer + "ValidAudience", $"{Bearer}ValidAudience" },
+        { Bearer + "SigningKeys", $"{Bearer}Authority or {Bearer}SigningKeys" },
+        { Bearer, $"{Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
+        { "", $"ConnectionStrings:CalcomAccounts, {Bearer}ValidIssuer, {Bearer}ValidAudience, {Bearer}Authority or {Bearer}SigningKeys" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Missing))]
+    public void OutsideDevelopmentAllThatIsMissingIsNamed(string left, string missing)
+    {
+        foreach (var environment in new[] { "Production", "Staging" })
+        {
+            var settings = Complete.Where(setting => !setting.Key.StartsWith(left, StringComparison.Ordinal)).ToDictionary();
+
+            Assert.Equal($"not configured: {missing}; see --help", Refusal(settings, environment));
+        }
+    }
+
+    // An empty one is none.
+    [Theory]
+    [InlineData(Bearer + "ValidIssuer", "", $"not configured: {Bearer}ValidIssuer; see --help")]
+    [InlineData(Bearer + "ValidAudience", "", $"not configured: {Bearer}ValidAudience; see --help")]
+    [InlineData(Bearer + "ValidAudience", " ", $"not configured: {Bearer}ValidAudience; see --help")]
+    [InlineData(Bearer + "SigningKeys:0:Value", "", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", null, $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", "c2hvcnQ=", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Value", $"{Secret}-however-long-it-may-be-made!", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
+    [InlineData(Bearer + "SigningKeys:0:Issuer", "https://other.example", $"{Bearer}SigningKeys:0:Issuer is not among {Bearer}ValidIssuers")]
+    [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "BackchannelTimeout", "soon", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "SaveToken", Secret, $"Authentication:Schemes:Bearer is not valid: String {Bearer}SaveToken was not recognized")]
+    [InlineData("Kestrel:Limits:MaxRequestBodySize", Secret, "Kestrel:Limits is not valid: Failed to convert configuration value Kestrel:Limits:MaxRequestBodySize")]
+    [InlineData("Kestrel:Limits:RequestHeadersTimeout", Secret, "Kestrel:Limits is not valid: Failed to convert configuration value Kestrel:Limits:RequestHeadersTimeout")]
+    [InlineData("Kestrel:Limits:MaxConcurrentConnections", "-4", "Kestrel:Limits is not valid: Value must be null or a positive number")]
+    [InlineData("Logging:LogLevel:Default", Secret, "the configuration is not valid: Configuration value Logging:LogLevel:Default")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "", "ConnectionStrings:CalcomAccounts names no Host")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Database=x;Password={Secret}", "ConnectionStrings:CalcomAccounts names no Host")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"postgres://user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Passwort={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=user:{Secret}@db", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=user:{Secret}@127.0.0.1:5432", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "Host=db:", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "Host=db1:,db2", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", "Host=db;Port=99999", "ConnectionStrings:CalcomAccounts names a Port that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Port={Secret}", "ConnectionStrings:CalcomAccounts is not an Npgsql connection string")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Target Session Attributes=prefer-standby;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Target Session Attributes")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Multiplexing=true;Pooling=false;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: Pooling")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db;Minimum Pool Size=50;Password={Secret}", "ConnectionStrings:CalcomAccounts is not valid: ")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=127.0.0.1:99999;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db1,:5432;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db1,,db2;Password={Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=db:{Secret}", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("ConnectionStrings:CalcomAccounts", $"Host=user:{Secret}@db/platform", "ConnectionStrings:CalcomAccounts names a Host that is none")]
+    [InlineData("CalcomAccounts:RequestTimeoutSeconds", "0", "CalcomAccounts:RequestTimeoutSeconds has to be a number from 1 to 300")]
+    [InlineData("CalcomAccounts:RequestTimeoutSeconds", "301", "CalcomAccounts:RequestTimeoutSeconds has to be a number from 1 to 300")]
+    [InlineData("CalcomAccounts:MaxConcurrentStatements", "0", "CalcomAccounts:MaxConcurrentStatements has to be a number from 1 to 64")]
+    [InlineData("CalcomAccounts:MaxConcurrentStatements", "65", "CalcomAccounts:MaxConcurrentStatements has to be a number from 1 to 64")]
+    [InlineData("CalcomAccounts:MaxQueuedLookups", "none", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:MaxQueuedLookups at")]
+    [InlineData("CalcomAccounts:TokenCache", "perhaps", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:TokenCache at")]
+    [InlineData("CalcomAccounts:ShutdownTimeoutSeconds", "soon", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:ShutdownTimeoutSeconds at")]
+    public void ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string? value, string refusal)
+    {
+        var settings = Complete;
+        settings[setting] = value;
+
+        var message = Refusal(settings);
+
+        Assert.StartsWith(refusal, message, StringComparison.Ordinal);
+        Assert.DoesNotContain(Secret, message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void DocumentedSetting_AsArgument_IsAccepted()
+    {
+        var settings = Docs.Table("docs/configuration.md", "key").Select(row => row[0]).ToList();
+
+        Assert.Contains("CalcomAccounts:RequestTimeoutSeconds", settings);
+        Assert.All(settings, setting =>
+        {
+            string[] arguments = [$"--{setting}=1", $"--{setting}", "1"];
+            Assert.Equal(arguments, CommandLine.Parse(arguments, []).Settings);
+        });
+    }
+
+    [Theory]
+    [InlineData("Authority")]
+    [InlineData("MetadataAddress")]
+    public void AnAuthorityIsIssuerAndKeySourceEnough_ButAnEmptyOneIsNone(string setting)
+    {
+        var settings = new Dictionary<string, string?>
+        {
+            ["ConnectionStrings:CalcomAccounts"] = "Host=localhost",
+            [Bearer + "ValidAudience"] = Tokens.Audience,
+            [Bearer + setting] = "https://issuer.example",
+        };
+        Assert.Null(Refusal(settings));
+
+        settings[Bearer + setting] = "";
+        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys; see --help", Refusal(settings));
+    }
+
+    [Theory]
+    [InlineData("Host=/run/postgresql")]
+    [InlineData("Host=@postgresql")]
+    [InlineData("Host=::1")]
+    [InlineData("Host=[::1]:5433")]
+    [InlineData("Host=my_db.internal:5433")]
+    [InlineData("Host=db1, 10.0.0.2:5433,fe80::1,/tmp;Target Session Attributes=prefer-standby;Load Balance Hosts=true")]
+    public void AServerMayBeNamedInEachWayThatNpgsqlKnows(string connectionString)
+    {
+        var settings = Complete;
+        settings["ConnectionStrings:CalcomAccounts"] = connectionString;
+
+        Assert.Null(Refusal(settings));
+    }
+
+    [Fact]
+    public void IssuersAndAudiencesMayBeSeveral()
+    {
+        var settings = Complete;
+        settings.Remove(Bearer + "ValidIssuer");
+        settings.Remove(Bearer + "ValidAudience");
+        settings[Bearer + "ValidIssuers:0"] = "https://other.example";
+        settings[Bearer + "ValidIssuers:1"] = Tokens.Issuer;
+        settings[Bearer + "ValidAudiences:0"] = Tokens.Audience;
+
+        Assert.Null(Refusal(settings));
+    }
+
+    [Fact]
+    public async Task Authority_UnlessConfigured_IsAskedAsOftenAndAsLongAsDocumented()
+    {
+        var settings = Complete;
+        settings[Bearer + "Authority"] = "https://issuer.example";
+        var options = await JwtBearerOptionsAsync(settings);
+        Assert.Equal(TimeSpan.FromMinutes(5), options.AutomaticRefreshInterval);
+        Assert.Equal(Documented("RefreshInterval"), options.RefreshInterval);
+        Assert.Equal(Documented("BackchannelTimeout"), options.BackchannelTimeout);
+
+        settings[Bearer + "RefreshInterval"] = "00:00:07";
+        settings[Bearer + "BackchannelTimeout"] = "00:00:08";
+        options = await JwtBearerOptionsAsync(settings);
+        Assert.Equal(TimeSpan.FromSeconds(7), options.RefreshInterval);
+        Assert.Equal(TimeSpan.FromSeconds(8), options.BackchannelTimeout);
+
+        static TimeSpan Documented(string setting) => TimeSpan.Parse(
+            Assert.Single(Docs.Table("docs/configuration.md", "key"), row => row[0] == Bearer + setting)[2], CultureInfo.InvariantCulture);
+    }
+
+    [Fact]
+    public async Task ConnectionString_WithoutOptions_HasTheDocumentedDefaults()
+    {
+        await using var app = Build(Complete);
+        var connectionString = new NpgsqlConnectionStringBuilder(app.Services.GetRequiredService<NpgsqlDataSource>().ConnectionString);
+
+        Assert.All(Docs.Table("docs/configuration.md", "keyword"), row => Assert.Equal(row[1], $"{connectionString[row[0]]}"));
+    }
+
+    [Fact]
+    public async Task NoKeysAreMadeAndWrittenForCookies()
+    {
+        await using var app = Build(Complete);
+
+        Assert.DoesNotContain(app.Services.GetServices<IHostedService>(), service => service.GetType().Name.Contains("DataProtection", StringComparison.Ordinal));
+    }
+
+    private static async Task<JwtBearerOptions> JwtBearerOptionsAsync(Dictionary<string, string?> settings)
+    {
+        await using var app = Build(settings);
+        return app.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme);
+    }
+
+    private static string? Refusal(Dictionary<string, string?> settings, string environment = "Production") =>
+        Record.Exception(() => Build(settings, environment)) is { } exception ? Assert.IsType<StartupException>(exception).Message : null;
+
+    private static Microsoft.AspNetCore.Builder.WebApplication Build(Dictionary<string, string?> settings, string environment = "Production") =>
+        ServiceHost.Build(ServiceHost.CreateBuilder(
+            [$"--environment={environment}", .. settings.Where(setting => setting.Value is not null).Select(setting => $"--{setting.Key}={setting.Value}")]));
+}

@@ -1,0 +1,107 @@
+using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
+using YamlDotNet.RepresentationModel;
+
+namespace CalcomAccounts.Tests.Repository;
+
+/// <summary>The dashboard and the alert rules ask for nothing that the service does not tell.</summary>
+[Collection(AfterAllOthers.Name)]
+public sealed partial class MonitoringTests(ServiceFixture fixture)
+{
+    private static readonly string s_folder = Path.Combine(ServiceProcess.Repository, "deploy", "monitoring");
+
+    // What Prometheus itself puts on a sample that it scrapes.
+    private static readonly string[] s_scrapeLabels = ["instance", "job"];
+
+    [Fact]
+    public async Task EverySeriesOfTheDashboardIsTold()
+    {
+        var panels = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(s_folder, "grafana-dashboard.json")))!["panels"]!.AsArray();
+        var told = await TellAsync();
+
+        Assert.Equal(Enumerable.Range(1, panels.Count), panels.Select(panel => panel!["id"]!.GetValue<int>()));
+        Assert.All(panels, panel => Assert.NotEmpty(panel!["targets"]!.AsArray()));
+        foreach (var target in panels.SelectMany(panel => panel!["targets"]!.AsArray()))
+        {
+            var expression = target!["expr"]!.GetValue<string>();
+            AssertTold(expression, told);
+            foreach (Match legend in LegendLabel.Matches(target["legendFormat"]!.GetValue<string>()))
+            {
+                Assert.True(s_scrapeLabels.Contains(legend.Groups[1].Value) || expression.Contains(legend.Groups[1].Value, StringComparison.Ordinal), expression);
+            }
+        }
+    }
+
+    [Fact]
+    public async Task EverySeriesOfTheAlertsIsTold()
+    {
+        var yaml = new YamlStream();
+        yaml.Load(new StringReader(await File.ReadAllTextAsync(Path.Combine(s_folder, "prometheus-alerts.yaml"))));
+        var rules = yaml.Documents[0].RootNode["groups"].AllNodes.OfType<YamlMappingNode>().Where(node => node.Children.ContainsKey("alert")).ToList();
+        var told = await TellAsync();
+
+        Assert.Equal(Docs.Table("docs/operations.md", "alert").Select(row => row[0]), rules.Select(rule => ((YamlScalarNode)rule["alert"]).Value));
+        Assert.All(rules, rule => AssertTold(((YamlScalarNode)rule["expr"]).Value!, told));
+    }
+
+    /// <summary>What the service tells Prometheus after every outcome: the labels of each series, by its name.</summary>
+    private async Task<ILookup<string, Dictionary<string, string>>> TellAsync()
+    {
+        var (port, org) = (PostgresServer.FreePort(), Guid.NewGuid());
+        await using var service = await TestService.StartAsync(
+            fixture.Tables.ServiceConnectionString, new() { ["OTEL_EXPORTER_PROMETHEUS_PORT"] = $"{port}" });
+        var (well, inTrouble) = (await fixture.Tables.AddAgentAsync(org), await fixture.Tables.AddAgentAsync(org));
+        await fixture.Tables.AddKeyAsync(well, new());
+        await fixture.Tables.AddKeyAsync(inTrouble, new() { Status = "error" });
+        foreach (var agent in new[] { well, inTrouble, await fixture.Tables.AddAgentAsync(org), Guid.NewGuid() })
+        {
+            await service.GetAccountAsync(agent, Tokens.OfOrganization(org));
+        }
+
+        return (
+            from line in (await Prometheus.ScrapeAsync(port)).Split('\n')
+            let sample = Sample.Match(line)
+            where sample.Success
+            select (Name: sample.Groups[1].Value, Labels: Matcher.Matches(sample.Groups[2].Value).ToDictionary(label => label.Groups[1].Value, label => label.Groups[3].Value)))
+            .ToLookup(sample => sample.Name, sample => sample.Labels);
+    }
+
+    private static void AssertTold(string expression, ILookup<string, Dictionary<string, string>> told)
+    {
+        var selectors = Selector.Matches(expression);
+        Assert.NotEmpty(selectors);
+        foreach (Match selector in selectors)
+        {
+            var series = told[selector.Groups[1].Value];
+            Assert.True(series.Any(), $"nothing is told of {selector.Value}");
+            foreach (Match matcher in Matcher.Matches(selector.Groups[2].Value))
+            {
+                var (label, sign, value) = (matcher.Groups[1].Value, matcher.Groups[2].Value, matcher.Groups[3].Value);
+                Assert.True(
+                    series.Any(labels => labels.TryGetValue(label, out var found)
+                        && (sign is "=~" ? Regex.IsMatch(found, $"^(?:{value})$") : found == value == (sign is "="))),
+                    $"no {selector.Value}");
+            }
+
+            Assert.All(
+                Grouping.Matches(expression).SelectMany(grouping => grouping.Groups[1].Value.Split(',', StringSplitOptions.TrimEntries)),
+                label => Assert.Contains(series, labels => labels.ContainsKey(label)));
+        }
+    }
+
+    [GeneratedRegex(@"\{\{(\w+)\}\}")]
+    private static partial Regex LegendLabel { get; }
+
+    [GeneratedRegex(@"^(\w+)(\{.*\})? \S+$")]
+    private static partial Regex Sample { get; }
+
+    // In the files, each is followed by its labels or its range.
+    [GeneratedRegex(@"\b([a-z][a-z_]+)(\{[^}]*\}|(?=\[))")]
+    private static partial Regex Selector { get; }
+
+    [GeneratedRegex(@"(\w+)(=~|!=|=)""([^""]*)""")]
+    private static partial Regex Matcher { get; }
+
+    [GeneratedRegex(@"\bby \(([^)]*)\)")]
+    private static partial Regex Grouping { get; }
+}

@@ -1,0 +1,281 @@
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+using CalcomAccounts.Infrastructure.Agents;
+
+namespace CalcomAccounts.Tests.Resilience;
+
+/// <summary>Who of those that wait is served next, and who has no place left.</summary>
+public sealed class LookupQueueTests
+{
+    private readonly SuspectList _suspects = new(TimeProvider.System);
+
+    [Fact]
+    public void OneCaller_FillsTheWholeBatch_InTheOrderOfArrival()
+    {
+        var queue = Queue();
+        var requests = Add(queue, Organization(), Enumerable.Repeat(1, 100));
+
+        Assert.Equal(requests.Take(64), queue.TakeShared(64));
+        Assert.Equal(requests.Skip(64), queue.TakeShared(64));
+        Assert.False(queue.HasShared);
+    }
+
+    [Fact]
+    public void TwoCallers_HowEverManyRequestsOneHas_ShareTheBatchByLookups()
+    {
+        var queue = Queue();
+        Add(queue, Organization(), Enumerable.Repeat(1, 500));
+        var late = Add(queue, Organization(), Enumerable.Repeat(1, 40));
+
+        Assert.Equal(late.Take(32), queue.TakeShared(64).Where(late.Contains));
+        Assert.Equal(late.Skip(32), queue.TakeShared(64).Where(late.Contains));
+    }
+
+    [Fact]
+    public void ListsBesideSingleLookups_GetNoMoreLookupsThanThese()
+    {
+        var queue = Queue(maxLookups: 100_000);
+        Add(queue, Organization(), Enumerable.Repeat(100, 50));
+        var singles = Add(queue, Organization(), Enumerable.Repeat(1, 1000));
+        var (ofLists, ofSingles) = (0, 0);
+        for (var i = 0; i < 20; i++)
+        {
+            var batch = queue.TakeShared(64);
+            ofSingles += batch.Count(singles.Contains);
+            ofLists += batch.Where(request => !singles.Contains(request)).Sum(request => request.Count);
+            Assert.True(batch.Sum(request => request.Count) <= 64 || batch.Count is 1);
+        }
+
+        Assert.InRange(ofLists, ofSingles * 0.7, ofSingles * 1.5);
+    }
+
+    [Fact]
+    public void OneCallerAlone_HasAllStatements_AndHalfOfThemWhereThereAreOthers()
+    {
+        var clock = new ManualClock { Now = TimeSpan.FromHours(1).Ticks };
+        var queue = Queue(maxStatements: 2, clock: clock);
+        var (busy, other) = (Organization(), Organization());
+        Add(queue, busy, Enumerable.Repeat(1, 640));
+
+        var batches = new[] { queue.TakeShared(64), queue.TakeShared(64) };
+        Assert.All(batches, batch => Assert.Equal(64, batch.Count));
+        queue.EndShared(batches[0]);
+        var others = Add(queue, other, [1]);
+        Assert.Equal(others, queue.TakeShared(64));
+        Assert.False(queue.HasShared);
+        Assert.Empty(queue.TakeShared(64));
+        queue.EndShared(batches[1]);
+        queue.EndShared(others);
+        Assert.Equal(64, queue.TakeShared(64).Count);
+        Assert.Empty(queue.TakeShared(64));
+
+        clock.Now += TimeSpan.FromSeconds(2).Ticks;
+        Assert.True(queue.HasShared);
+        Assert.Equal(64, queue.TakeShared(64).Count);
+    }
+
+    [Fact]
+    public void SubjectThatNamesManyOrganizations_IsOneCaller()
+    {
+        var queue = Queue();
+        var other = Add(queue, Organization(), Enumerable.Repeat(1, 32));
+        foreach (var _ in Enumerable.Range(0, 30))
+        {
+            Add(queue, Caller.OfSubject("somebody").NarrowedTo(Guid.NewGuid()), [1, 1]);
+        }
+
+        Assert.Equal(32, queue.TakeShared(64).Count(other.Contains));
+    }
+
+    [Fact]
+    public void CallerWithAQuarterOfTheQueue_GetsNoMore_AndOthersDo()
+    {
+        var queue = Queue(maxLookups: 40);
+        var (one, other) = (Organization(), Organization());
+        Add(queue, one, [4, 6]);
+
+        Assert.Throws<TooManyLookupsException>(() => Add(queue, one, [1]));
+        Add(queue, other, [10]);
+        Assert.Throws<TooManyLookupsException>(() => Add(queue, other, [1]));
+    }
+
+    [Fact]
+    public void LongListOfACallerOfWhomNothingWaits_IsQueued()
+    {
+        var queue = Queue(maxLookups: 10);
+
+        Add(queue, Organization(), [100]);
+        Assert.Equal(100, Assert.Single(queue.TakeShared(64)).Count);
+    }
+
+    [Fact]
+    public void FullQueue_MakesRoomForWhoHasLessWaiting_AtTheCostOfWhoHasMost()
+    {
+        var queue = Queue(maxLookups: 40);
+        var heavy = Organization();
+        var last = Add(queue, heavy, [1, 1, 1, 7])[^1];
+        foreach (var _ in Enumerable.Range(0, 30))
+        {
+            Add(queue, Organization(), [1]);
+        }
+
+        Assert.Equal([last], queue.Add(new([Guid.NewGuid()], Organization())));
+        Assert.Throws<TooManyLookupsException>(() => Add(queue, heavy, Enumerable.Repeat(1, 8)));
+    }
+
+    [Fact]
+    public void FullQueue_MakesRoomForALongListOfWhoHasNothingWaiting()
+    {
+        var queue = Queue(maxLookups: 400);
+        foreach (var _ in Enumerable.Range(0, 8))
+        {
+            Add(queue, Organization(), [50]);
+        }
+
+        Assert.Equal(2, queue.Add(new([.. Enumerable.Range(0, 100).Select(_ => Guid.NewGuid())], Organization())).Count);
+    }
+
+    [Fact]
+    public void FullQueueOfCallersThatHaveNoMore_RefusesTheNext()
+    {
+        var queue = Queue(maxLookups: 4);
+        foreach (var _ in Enumerable.Range(0, 4))
+        {
+            Add(queue, Organization(), [1]);
+        }
+
+        Assert.False(Assert.Throws<TooManyLookupsException>(() => Add(queue, Organization(), [1])).IsOfCaller);
+    }
+
+    [Fact]
+    public void RemovedRequests_LeaveTheirPlaceToOthers()
+    {
+        var queue = Queue(maxLookups: 4);
+        var caller = Organization();
+        queue.Remove(Add(queue, caller, [1])[0]);
+
+        var next = Add(queue, caller, [1]);
+        Assert.Throws<TooManyLookupsException>(() => Add(queue, caller, [1]));
+        Assert.Equal(next, queue.TakeShared(64));
+    }
+
+    [Fact]
+    public void EqualLookups_TakeOnePlaceOfTheBatch()
+    {
+        var queue = Queue();
+        var (caller, agent) = (Organization(), Guid.NewGuid());
+        foreach (var _ in Enumerable.Range(0, 200))
+        {
+            queue.Add(new([agent, agent], caller));
+        }
+
+        Assert.Equal(200, queue.TakeShared(64).Count);
+        Assert.Single(new PendingRequest([agent, agent], caller).Lookups);
+    }
+
+    [Fact]
+    public void Suspect_SharesWithItsEqualsOnly_WhoeverAsks_AndWithOthersAgainOnceItIsRead()
+    {
+        var queue = Queue();
+        var (caller, other, agent) = (Organization(), Organization(), Guid.NewGuid());
+        _suspects.Add(new([agent], caller));
+        var innocent = Add(queue, caller, [1])[0];
+        PendingRequest suspect = new([agent], caller), equal = new([agent], caller), ofOther = new([agent], other);
+        foreach (var request in new[] { suspect, ofOther, equal })
+        {
+            queue.Add(request);
+        }
+
+        Assert.Equal([innocent], queue.TakeShared(64));
+        Assert.False(queue.HasShared);
+        Assert.Equal([suspect, equal], queue.TakeApart(64));
+        Assert.Equal([ofOther], queue.TakeApart(64));
+
+        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = null });
+        Assert.True(_suspects.Contains(suspect));
+        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = new([], null, null) });
+        queue.Add(suspect);
+        Assert.Equal([suspect], queue.TakeShared(64));
+    }
+
+    [Fact]
+    public void LookupThatBecomesASuspectWhileItWaits_IsTakenOut()
+    {
+        var queue = Queue();
+        var requests = Add(queue, Organization(), [1, 1]);
+        _suspects.Add(requests[0]);
+
+        Assert.Equal([requests[1]], queue.TakeShared(64));
+        Assert.Equal([requests[0]], queue.TakeApart(64));
+    }
+
+    [Fact]
+    public void ListThatFailedAlone_IsSuspectForItsCallerOnly()
+    {
+        var (caller, other, agents) = (Organization(), Organization(), new[] { Guid.NewGuid(), Guid.NewGuid() });
+        _suspects.Add(new(agents, caller));
+
+        Assert.All(agents, agent => Assert.True(_suspects.Contains(new([agent], caller))));
+        Assert.All(agents, agent => Assert.False(_suspects.Contains(new([agent], other))));
+    }
+
+    [Fact]
+    public void CallerInQuestion_SharesWithNoOther_UntilItIsNoMore()
+    {
+        var queue = Queue();
+        var caller = Organization();
+        var before = Add(queue, caller, [1, 1]);
+        queue.BeginQuestioning(caller);
+        var after = Add(queue, caller, [1]);
+        var others = Add(queue, Organization(), [1]);
+
+        Assert.Equal(others, queue.TakeShared(64));
+        Assert.Equal([.. before, .. after], queue.TakeApart(64).OrderBy(request => after.Contains(request)));
+
+        var waiting = Add(queue, caller, [1]);
+        queue.EndQuestioning(caller);
+        Assert.False(queue.HasApart);
+        Assert.Equal(waiting, queue.TakeShared(64));
+    }
+
+    [Fact]
+    public void CallerOfWhomThreeRequestsFailed_IsSuspectAsAWhole_ForSeconds()
+    {
+        var clock = new ManualClock();
+        var suspects = new SuspectList(clock);
+        var caller = Organization();
+        for (var i = 0; i < 3; i++)
+        {
+            Assert.False(suspects.IsSuspect(new(caller)));
+            var failing = new PendingRequest([Guid.NewGuid()], caller);
+            suspects.Add(failing);
+            suspects.Add(failing);
+        }
+
+        Assert.True(suspects.IsSuspect(new(caller)));
+        Assert.False(suspects.IsSuspect(new(Organization())));
+        clock.Now += TimeSpan.FromSeconds(11).Ticks;
+        Assert.False(suspects.IsSuspect(new(caller)));
+    }
+
+    // More statements at once than a test takes, where it says nothing else.
+    private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _suspects, clock ?? TimeProvider.System);
+
+    private static Caller Organization() => Caller.OfOrganization(Guid.NewGuid());
+
+    private static List<PendingRequest> Add(LookupQueue queue, Caller caller, IEnumerable<int> lengths) => [.. lengths.Select(length =>
+    {
+        var request = new PendingRequest([.. Enumerable.Range(0, length).Select(_ => Guid.NewGuid())], caller);
+        Assert.Empty(queue.Add(request));
+        return request;
+    })];
+
+    private sealed class ManualClock : TimeProvider
+    {
+        public long Now { get; set; }
+
+        public override long TimestampFrequency => TimeSpan.TicksPerSecond;
+
+        public override long GetTimestamp() => Now;
+    }
+}

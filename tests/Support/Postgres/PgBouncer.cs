@@ -1,0 +1,57 @@
+using System.Diagnostics;
+using CalcomAccounts.Infrastructure.Development;
+using Npgsql;
+
+namespace CalcomAccounts.Tests.Support.Postgres;
+
+/// <summary>A PgBouncer in transaction mode, on a port of its own, in front of one server.</summary>
+internal sealed class PgBouncer : IDisposable
+{
+    public const string Program = "/usr/sbin/pgbouncer";
+
+    private readonly Process _process;
+    private readonly string _folder;
+
+    private PgBouncer(Process process, string folder, int port) => (_process, _folder, Port) = (process, folder, port);
+
+    public int Port { get; }
+
+    /// <param name="server">Whom it lets in, and where to.</param>
+    /// <param name="sessions">How many sessions of the server all of its clients share.</param>
+    /// <param name="setting">One more of its settings.</param>
+    public static async Task<PgBouncer> StartAsync(NpgsqlConnectionStringBuilder server, int sessions, string setting)
+    {
+        var port = PostgresServer.FreePort();
+
+        // It does not run as root, and the server's socket may be its user's alone.
+        var asUser = PostgresLocator.This.UnprivilegedUser();
+        var folder = Directory.CreateDirectory(Path.Combine(Path.GetTempPath(), $"calcom-accounts-pgbouncer-{port}")).FullName;
+        await File.WriteAllTextAsync($"{folder}/users", $"\"{server.Username}\" \"{server.Password}\"\n");
+        await File.WriteAllTextAsync($"{folder}/pgbouncer.ini", $"""
+            [databases]
+            * = host={server.Host} port={server.Port}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {port}
+            unix_socket_dir =
+            auth_type = scram-sha-256
+            auth_file = {folder}/users
+            pool_mode = transaction
+            default_pool_size = {sessions}
+            {setting}
+            """);
+
+        string[] command = [.. asUser, Program, $"{folder}/pgbouncer.ini"];
+        var bouncer = new PgBouncer(
+            Process.Start(new ProcessStartInfo(command[0], command[1..]) { RedirectStandardError = true })!, folder, port);
+        bouncer._process.BeginErrorReadLine();
+        return bouncer;
+    }
+
+    public void Dispose()
+    {
+        _process.Kill();
+        _process.Dispose();
+        Directory.Delete(_folder, recursive: true);
+    }
+}

@@ -1,0 +1,34 @@
+using System.Diagnostics;
+using Npgsql;
+
+namespace CalcomAccounts.Tests.Support.Postgres;
+
+/// <summary>Counts the statements that this process executes in a database from now on, or those that hold a text, but for probes.</summary>
+internal sealed class StatementCounter : IDisposable
+{
+    private readonly ActivityListener _listener;
+    private int _count;
+
+    public StatementCounter(TestDatabase database, string text = "")
+    {
+        var name = new NpgsqlConnectionStringBuilder(database.OwnerConnectionString).Database;
+        _listener = new ActivityListener
+        {
+            ShouldListenTo = source => source.Name is "Npgsql",
+            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
+            ActivityStopped = activity =>
+            {
+                if (Equals(name, activity.GetTagItem("db.namespace"))
+                    && activity.GetTagItem("db.query.text") is string statement && statement.Contains(text, StringComparison.Ordinal) && !statement.StartsWith("-- probe", StringComparison.Ordinal))
+                {
+                    Interlocked.Increment(ref _count);
+                }
+            },
+        };
+        ActivitySource.AddActivityListener(_listener);
+    }
+
+    public int Count => _count;
+
+    public void Dispose() => _listener.Dispose();
+}
