@@ -1,3 +1,4 @@
+using System.Security.Claims;
 using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
@@ -10,7 +11,7 @@ namespace CalcomAccounts.Tests.Security;
 [Collection(ServiceFixture.Name)]
 public sealed class TokenCacheTests(ServiceFixture fixture)
 {
-    private static readonly Caller s_caller = Caller.OfSubject("somebody");
+    private static readonly ClaimsPrincipal s_user = CallerClaims.ToPrincipal(Caller.OfSubject("somebody"));
     private static readonly object s_keySet = new();
 
     private readonly Clock _clock = new();
@@ -25,11 +26,11 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     public void ATokenIsRememberedUntilItExpires_ForAMinuteAtMost(double expiresIn, double after, bool remembered)
     {
         var cache = new TokenCache(_clock);
-        cache.Add("token", s_keySet, s_caller, _clock.Now.AddSeconds(expiresIn));
+        cache.Add("token", s_keySet, s_user, _clock.Now.AddSeconds(expiresIn));
 
         _clock.Now = _clock.Now.AddSeconds(after);
 
-        Assert.Equal(remembered ? s_caller : null, cache.Find("token", s_keySet));
+        Assert.Equal(remembered ? s_user : null, cache.Find("token", s_keySet));
     }
 
     [Theory]
@@ -40,24 +41,24 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     public void AnotherTokenIsNotFound(string other)
     {
         var cache = new TokenCache(_clock);
-        cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
+        cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
 
         Assert.Null(cache.Find(other, s_keySet));
-        Assert.Same(s_caller, cache.Find("token", s_keySet));
+        Assert.Same(s_user, cache.Find("token", s_keySet));
     }
 
     [Fact]
     public void AnotherKeySetDropsEverything()
     {
         var cache = new TokenCache(_clock);
-        cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
+        cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
 
         Assert.Null(cache.Find("token", new object()));
         Assert.Null(cache.Find("token", s_keySet));
 
         // Validated by a key set that has been replaced meanwhile.
         cache.Find("token", null);
-        cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
+        cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
         Assert.Null(cache.Find("token", null));
     }
 
@@ -67,7 +68,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
         var cache = new TokenCache(_clock);
         for (var i = 0; i < 12_000; i++)
         {
-            cache.Add($"token {i}", s_keySet, s_caller, _clock.Now.AddHours(1));
+            cache.Add($"token {i}", s_keySet, s_user, _clock.Now.AddHours(1));
         }
 
         Assert.InRange(Enumerable.Range(0, 12_000).Count(i => cache.Find($"token {i}", s_keySet) is not null), 5_000, 10_000);

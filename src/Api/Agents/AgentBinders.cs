@@ -1,8 +1,8 @@
 using System.Text.Json;
+using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Connections;
-using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Mvc.ModelBinding;
 using Microsoft.Net.Http.Headers;
 
@@ -14,7 +14,7 @@ internal sealed class GetAgentAccountBinder : IModelBinder
     public Task BindModelAsync(ModelBindingContext bindingContext)
     {
         var context = bindingContext.HttpContext;
-        var scope = new OrganizationScope(context.Features.GetRequiredFeature<Caller>(), context.Request.Query["org_id"]);
+        var scope = new OrganizationScope(context.User.ToCaller(), context.Request.Query["org_id"]);
         bindingContext.Result = ModelBindingResult.Success(new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope));
         return Task.CompletedTask;
     }
@@ -23,8 +23,6 @@ internal sealed class GetAgentAccountBinder : IModelBinder
 // MVC's own reader of bodies would say what it found wrong in words of its own, and repeat what was sent.
 internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
 {
-    private static readonly JsonDocumentOptions s_strict = new() { AllowDuplicateProperties = false };
-
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {
         var context = bindingContext.HttpContext;
@@ -33,26 +31,22 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
             throw new BadHttpRequestException("The body is not application/json.", StatusCodes.Status415UnsupportedMediaType);
         }
 
-        var (agentIds, orgIds) = await ReadBodyAsync(context);
-        var scope = new OrganizationScope(context.Features.GetRequiredFeature<Caller>(), [.. context.Request.Query["org_id"], .. orgIds]);
-        bindingContext.Result = ModelBindingResult.Success(new GetAgentAccounts(agentIds, scope));
+        // As a claim, a member that is JSON null is an absent one.
+        var request = await ReadBodyAsync(context);
+        var orgIds = context.Request.Query["org_id"];
+        var scope = new OrganizationScope(context.User.ToCaller(), request?.OrgId is { } orgId ? [.. orgIds, orgId] : orgIds);
+        bindingContext.Result = ModelBindingResult.Success(new GetAgentAccounts(request?.AgentIds, scope));
     }
 
-    /// <returns>No list where the body is not what it has to be; which of its elements are UUIDs is not judged here.</returns>
-    private async Task<(List<string?>? AgentIds, List<string?> OrgIds)> ReadBodyAsync(HttpContext context)
+    /// <returns>Null where the body is not what it has to be; which of its elements are UUIDs is for the validator to say.</returns>
+    private async Task<GetAgentCalcomAccountsRequest?> ReadBodyAsync(HttpContext context)
     {
         // Leaves time for the answer where the body comes too slowly.
         using var timeout = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted);
         timeout.CancelAfter(limits.RequestTimeout * 0.4);
         try
         {
-            using var body = await JsonDocument.ParseAsync(context.Request.Body, s_strict, timeout.Token);
-            return body.RootElement is { ValueKind: JsonValueKind.Object } root
-                && root.EnumerateObject().All(member => member.Name is "agent_ids" or "org_id")
-                && root.TryGetProperty("agent_ids", out var agentIds)
-                && agentIds.ValueKind is JsonValueKind.Array
-                ? ([.. agentIds.EnumerateArray().Select(TextOf)], OrgIdsOf(root))
-                : (null, []);
+            return await JsonSerializer.DeserializeAsync(context.Request.Body, RequestJson.Default.GetAgentCalcomAccountsRequest, timeout.Token);
         }
         catch (Exception exception) when (IsClientGone(exception, context.RequestAborted, timeout.Token))
         {
@@ -63,8 +57,8 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException or IOException or OperationCanceledException)
         {
-            // No JSON, a member given twice, a name that is no text, a malformed chunk, too long, or too slow.
-            return (null, []);
+            // No JSON, an unknown member or one given twice, a name that is no text, a malformed chunk, too long, or too slow.
+            return null;
         }
     }
 
@@ -72,21 +66,4 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
     private static bool IsClientGone(Exception exception, CancellationToken aborted, CancellationToken timeout) =>
         exception is ConnectionResetException
         || (exception is OperationCanceledException && (aborted.IsCancellationRequested || !timeout.IsCancellationRequested));
-
-    // As a claim, a member that is JSON null is an absent one.
-    private static List<string?> OrgIdsOf(JsonElement root) =>
-        root.TryGetProperty("org_id", out var orgId) && orgId.ValueKind is not JsonValueKind.Null ? [TextOf(orgId)] : [];
-
-    private static string? TextOf(JsonElement element)
-    {
-        try
-        {
-            return element.ValueKind is JsonValueKind.String ? element.GetString() : null;
-        }
-        catch (InvalidOperationException)
-        {
-            // An escape that is half a character.
-            return null;
-        }
-    }
 }

@@ -14,7 +14,7 @@ namespace CalcomAccounts.Api.Agents;
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status400BadRequest)]
 [ProducesResponseType<UnauthorizedResponse>(StatusCodes.Status401Unauthorized)]
 [ProducesResponseType<ErrorResponse>(StatusCodes.Status500InternalServerError)]
-public sealed class AgentsController(IMediator mediator) : ControllerBase
+public sealed class AgentsController(IMediator mediator, RequestLogDetails details) : ControllerBase
 {
     /// <summary>Get Agent Cal.com Account</summary>
     /// <response code="200">Agent Cal.com account retrieved</response>
@@ -70,9 +70,8 @@ public sealed class AgentsController(IMediator mediator) : ControllerBase
 
     private async Task<Decision?> DecideAsync(GetAgentAccount query, CancellationToken cancellationToken)
     {
-        var decision = await mediator.Send(query, cancellationToken);
-        HttpContext.Features.Set(decision);
-        return decision;
+        details.Decision = await mediator.Send(query, cancellationToken);
+        return details.Decision;
     }
 
     private static JsonAnswer AgentNotFound() => new(StatusCodes.Status404NotFound, ErrorResponse.AgentNotFound);

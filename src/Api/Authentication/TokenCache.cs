@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
+using System.Security.Claims;
 using System.Security.Cryptography;
 using System.Text;
-using CalcomAccounts.Application;
 using Microsoft.Extensions.Caching.Memory;
 using Microsoft.Extensions.Internal;
 
@@ -21,20 +21,20 @@ internal sealed class TokenCache(TimeProvider clock)
     /// <summary>The bearer of a token that was validated by this key set; null where it has to be validated again.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
     /// <param name="keySet">What the authority publishes now, or null without one; what was validated by another is dropped.</param>
-    public Caller? Find(string token, object? keySet) => EntriesOf(keySet).Get<Caller>(Hash.Of(token));
+    public ClaimsPrincipal? Find(string token, object? keySet) => EntriesOf(keySet).Get<ClaimsPrincipal>(Hash.Of(token));
 
     /// <summary>Remembers the bearer of a valid token.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
     /// <param name="keySet">What the authority published before the token was validated.</param>
-    /// <param name="caller">Its bearer.</param>
+    /// <param name="user">Its bearer.</param>
     /// <param name="expires">The token's own <c>exp</c>, without any clock skew.</param>
-    public void Add(string token, object? keySet, Caller caller, DateTimeOffset expires)
+    public void Add(string token, object? keySet, ClaimsPrincipal user, DateTimeOffset expires)
     {
         var now = clock.GetUtcNow();
         if (expires > now)
         {
             var until = expires - now < s_maxAge ? expires : now + s_maxAge;
-            EntriesOf(keySet).Set(Hash.Of(token), caller, new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
+            EntriesOf(keySet).Set(Hash.Of(token), user, new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
         }
     }
 

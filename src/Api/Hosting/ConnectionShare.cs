@@ -44,30 +44,26 @@ internal sealed class ConnectionShare : PipeReader
         _server = server;
     }
 
-    /// <summary>Applies to every endpoint of this server.</summary>
-    public static void Configure(KestrelServerOptions kestrel)
+    /// <summary>The share of each connection that an endpoint accepts.</summary>
+    public static ConnectionDelegate Limit(ConnectionDelegate next, Server server) => async connection =>
     {
-        var server = new Server();
-        kestrel.ConfigureEndpointDefaults(endpoint => endpoint.Use(next => async connection =>
+        var share = new ConnectionShare(connection, server);
+        connection.Transport = new DuplexPipe(share, connection.Transport.Output);
+        connection.Features.Set(share);
+        try
         {
-            var share = new ConnectionShare(connection, server);
-            connection.Transport = new DuplexPipe(share, connection.Transport.Output);
-            connection.Features.Set(share);
-            try
+            await next(connection);
+        }
+        finally
+        {
+            if (share._hasLongHead)
             {
-                await next(connection);
+                Interlocked.Decrement(ref server.LongHeads);
             }
-            finally
-            {
-                if (share._hasLongHead)
-                {
-                    Interlocked.Decrement(ref server.LongHeads);
-                }
-            }
-        }));
-    }
+        }
+    };
 
-    /// <summary>Has to come before all other middleware: what arrives within it is a body, not a head.</summary>
+    /// <summary>What arrives within it is a body, not a head.</summary>
     public static async Task InvokeAsync(HttpContext context, RequestDelegate next)
     {
         var share = context.Features.GetRequiredFeature<ConnectionShare>();
@@ -172,7 +168,7 @@ internal sealed class ConnectionShare : PipeReader
     }
 
     /// <summary>What its connections have in common.</summary>
-    private sealed class Server
+    internal sealed class Server
     {
         private long _nextPipelined;
 
@@ -195,4 +191,19 @@ internal sealed class ConnectionShare : PipeReader
     }
 
     private sealed record DuplexPipe(PipeReader Input, PipeWriter Output) : IDuplexPipe;
+}
+
+/// <summary>Composes <see cref="ConnectionShare"/>.</summary>
+internal static class ConnectionShareExtensions
+{
+    /// <summary>Applies to every endpoint of this server.</summary>
+    public static KestrelServerOptions UseConnectionShare(this KestrelServerOptions kestrel)
+    {
+        var server = new ConnectionShare.Server();
+        kestrel.ConfigureEndpointDefaults(endpoint => endpoint.Use(next => ConnectionShare.Limit(next, server)));
+        return kestrel;
+    }
+
+    /// <summary>Has to come before all other middleware.</summary>
+    public static IApplicationBuilder UseConnectionShare(this IApplicationBuilder app) => app.Use(ConnectionShare.InvokeAsync);
 }

@@ -57,3 +57,15 @@ internal sealed class GracefulShutdown(IHostApplicationLifetime lifetime, IOptio
         return Task.CompletedTask;
     }
 }
+
+/// <summary>Composes <see cref="GracefulShutdown"/>.</summary>
+internal static class GracefulShutdownExtensions
+{
+    public static IServiceCollection AddGracefulShutdown(this IServiceCollection services) => services
+        .AddSingleton<GracefulShutdown>()
+        .AddHostedService(provider => provider.GetRequiredService<GracefulShutdown>());
+
+    /// <summary>Has to see every request that counts as an arrival.</summary>
+    public static IApplicationBuilder UseGracefulShutdown(this IApplicationBuilder app) =>
+        app.Use(app.ApplicationServices.GetRequiredService<GracefulShutdown>().InvokeAsync);
+}

@@ -47,7 +47,7 @@ internal static class Limits
             kestrel.Limits.KeepAliveTimeout = TimeSpan.FromSeconds(15);
             kestrel.Limits.MinResponseDataRate = new(bytesPerSecond: 32 * 1024, gracePeriod: TimeSpan.FromSeconds(5));
             kestrel.RequestHeaderEncodingSelector = ContentLengthEncoding.Select;
-            ConnectionShare.Configure(kestrel);
+            kestrel.UseConnectionShare();
             configuration.GetSection(Section).Bind(kestrel.Limits);
         });
 

@@ -1,4 +1,5 @@
 using System.Reflection;
+using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Api.Http;
 using CalcomAccounts.Api.Observability;
@@ -6,18 +7,12 @@ using CalcomAccounts.Api.OpenApi;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using CalcomAccounts.Infrastructure.Database;
-using FluentValidation.AspNetCore;
-using Microsoft.AspNetCore.Diagnostics.HealthChecks;
-using Microsoft.AspNetCore.Mvc.ModelBinding;
-using Microsoft.AspNetCore.Rewrite;
 
 namespace CalcomAccounts.Api.Hosting;
 
 /// <summary>The HTTP server: its configuration, its services, and its pipeline in their order.</summary>
 internal static class ServiceHost
 {
-    private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
-
     /// <summary>As CHANGELOG.md has it, and the commit where it was built from a repository.</summary>
     internal static string Version { get; } =
         typeof(ServiceHost).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
@@ -62,7 +57,7 @@ internal static class ServiceHost
                 ApplicationName = typeof(ServiceHost).Assembly.GetName().Name,
                 ContentRootPath = AppContext.BaseDirectory,
             });
-            ConsoleLog.Use(builder.Logging);
+            builder.Logging.UseConsoleLog();
             return builder;
         }
         catch (Exception exception) when (exception is not StartupException)
@@ -86,56 +81,36 @@ internal static class ServiceHost
 
         var options = CalcomAccountsOptions.Read(builder.Configuration);
         var lookupLimits = builder.AddLimits(options);
-        RequestLogging.Configure(builder.Logging);
-
         // All it ever logs is the stack trace of a failed start; Main says why in one line.
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 
         builder.Services.AddApplication();
         builder.Services.AddInfrastructure(connectionString, lookupLimits);
         builder.Services.AddJwtAuthentication(builder.Configuration, options);
+        builder.Services.AddRequestLogging();
         builder.Services.AddErrorHandling();
-        builder.Services.AddControllers(mvc =>
-        {
-            // Queries are bound by binders of their own, and judged by their validators alone.
-            mvc.ValueProviderFactories.Clear();
-            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
-            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccounts)));
-        });
-        builder.Services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
-        builder.Services.AddSingleton<Readiness>();
-        builder.Services.AddHealthChecks().AddCheck<Readiness>("database");
+        builder.Services.AddAgents();
+        builder.Services.AddHealth();
         builder.Services.AddOpenApi();
-        builder.Services.AddSingleton<GracefulShutdown>();
-        builder.Services.AddHostedService(provider => provider.GetRequiredService<GracefulShutdown>());
+        builder.Services.AddGracefulShutdown();
         builder.AddTelemetry();
 
         var app = BuildHost(builder);
         app.Services.CheckJwtAuthentication();
 
-        app.Use(ConnectionShare.InvokeAsync);
-        app.UseMiddleware<RequestLogging>();
-        app.Use(app.Services.GetRequiredService<GracefulShutdown>().InvokeAsync);
-        app.Use((context, next) =>
-        {
-            context.Response.OnStarting(SetHeaders, context.Response);
-            return next(context);
-        });
+        app.UseConnectionShare();
+        app.UseRequestLogging();
+        app.UseGracefulShutdown();
+        app.UseResponseHeaders();
         app.UseErrorHandling();
         app.UseOpenApiPage();
-
-        // No route matches an empty segment; a blank one reaches the validator, as any other agent_id that is no UUID.
-        app.UseWhen(context => context.Request.Path.Value!.Contains("//", StringComparison.Ordinal), empty => empty.UseRewriter(
-            new RewriteOptions().AddRewrite("(?i)^(api/v1/calcom/agents/)(/account(?:/explain)?/?)$", "$1%20$2", skipRemainingRules: true)));
+        app.UseEmptyAgentId();
         app.UseRouting();
         app.UseRequestTimeouts();
         app.UseAuthentication();
         app.UseAuthorization();
         app.MapControllers().RequireAuthorization();
-
-        // They have a bound of their own.
-        app.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly).DisableRequestTimeout();
-        app.MapHealthChecks("/health/ready").WithMetadata(s_readOnly).DisableRequestTimeout();
+        app.MapHealth();
         return app;
     }
 
@@ -163,20 +138,4 @@ internal static class ServiceHost
 
     /// <summary>Says which settings are missing.</summary>
     internal static StartupException NotConfigured(string missing) => new($"not configured: {missing}; see --help");
-
-    private static Task SetHeaders(object state)
-    {
-        var headers = ((HttpResponse)state).Headers;
-        if (headers.CacheControl != ApiDocument.AssetCacheControl)
-        {
-            headers.CacheControl = "no-store";
-        }
-
-        headers.XContentTypeOptions = "nosniff";
-
-        // What the exception handler adds for HTTP/1.0 caches.
-        headers.Remove("Pragma");
-        headers.Remove("Expires");
-        return Task.CompletedTask;
-    }
 }

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using CalcomAccounts.Api.Observability;
 using CalcomAccounts.Application;
-using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Database;
 using Microsoft.AspNetCore.Diagnostics;
 using Npgsql;
@@ -14,23 +13,9 @@ namespace CalcomAccounts.Api.Http;
 /// </summary>
 internal sealed partial class RequestLogging(RequestDelegate next, ILogger<RequestLogging> logger)
 {
-    // These repeat what was sent, tokens included: URLs, methods, and the headers that Kestrel can't parse.
-    private static readonly string[] s_sensitiveCategories =
-    [
-        "Microsoft.AspNetCore.Hosting.Diagnostics", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
-        "Microsoft.AspNetCore.Server.Kestrel", "Microsoft.AspNetCore.StaticFiles",
-    ];
-
-    /// <summary>Silences what repeats requests, however verbose the rest is configured to be.</summary>
-    public static void Configure(ILoggingBuilder logging)
-    {
-        foreach (var category in s_sensitiveCategories)
-        {
-            logging.AddFilter(category, LogLevel.Critical);
-        }
-    }
-
-    public async Task InvokeAsync(HttpContext context)
+    /// <param name="context">The request.</param>
+    /// <param name="details">What the request's own services say of it for its line.</param>
+    public async Task InvokeAsync(HttpContext context, RequestLogDetails details)
     {
         var started = Stopwatch.GetTimestamp();
         try
@@ -39,11 +24,11 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         }
         finally
         {
-            Write(context, Stopwatch.GetElapsedTime(started));
+            Write(context, details, Stopwatch.GetElapsedTime(started));
         }
     }
 
-    private void Write(HttpContext context, TimeSpan elapsed)
+    private void Write(HttpContext context, RequestLogDetails details, TimeSpan elapsed)
     {
         // The exception handler has taken endpoint and route values off the request by now.
         var failure = context.Features.Get<IExceptionHandlerFeature>();
@@ -55,7 +40,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         var level = failure is null && route?.StartsWith("/health/", StringComparison.Ordinal) is true ? LogLevel.Debug
             : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
             : LogLevel.Information;
-        var decision = context.Features.Get<Decision>();
+        var decision = details.Decision;
         var outcome = decision is null ? Outcome(status) : AccountNames.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
@@ -96,4 +81,29 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
     {
         public override string ToString() => $"{exception.GetType()}: {Message}";
     }
+}
+
+/// <summary>Composes <see cref="RequestLogging"/>.</summary>
+internal static class RequestLoggingExtensions
+{
+    // These repeat what was sent, tokens included: URLs, methods, and the headers that Kestrel can't parse.
+    private static readonly string[] s_sensitiveCategories =
+    [
+        "Microsoft.AspNetCore.Hosting.Diagnostics", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
+        "Microsoft.AspNetCore.Server.Kestrel", "Microsoft.AspNetCore.StaticFiles",
+    ];
+
+    /// <summary>Silences what repeats requests, however verbose the rest is configured to be.</summary>
+    public static IServiceCollection AddRequestLogging(this IServiceCollection services) => services
+        .AddScoped<RequestLogDetails>()
+        .AddLogging(logging =>
+        {
+            foreach (var category in s_sensitiveCategories)
+            {
+                logging.AddFilter(category, LogLevel.Critical);
+            }
+        });
+
+    /// <summary>Has to come before everything whose outcome a line tells.</summary>
+    public static IApplicationBuilder UseRequestLogging(this IApplicationBuilder app) => app.UseMiddleware<RequestLogging>();
 }

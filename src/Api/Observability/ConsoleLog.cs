@@ -35,9 +35,6 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
             "calcom.log.dropped", () => _writer.Dropped, "{line}", "Log lines that were dropped, as standard output did not take them");
     }
 
-    /// <summary>Replaces all other logging, ASP.NET Core's own console included.</summary>
-    public static void Use(ILoggingBuilder logging) => logging.ClearProviders().Services.AddSingleton<ILoggerProvider, ConsoleLog>();
-
     public ILogger CreateLogger(string categoryName) => new Logger(this, categoryName);
 
     public void SetScopeProvider(IExternalScopeProvider scopeProvider) => _scopes = scopeProvider;
@@ -83,5 +80,16 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
                 log._writer.Add(line);
             }
         }
+    }
+}
+
+/// <summary>Composes <see cref="ConsoleLog"/>.</summary>
+internal static class ConsoleLogExtensions
+{
+    /// <summary>Replaces all other logging, ASP.NET Core's own console included.</summary>
+    public static ILoggingBuilder UseConsoleLog(this ILoggingBuilder logging)
+    {
+        logging.ClearProviders().Services.AddSingleton<ILoggerProvider, ConsoleLog>();
+        return logging;
     }
 }

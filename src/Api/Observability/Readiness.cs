@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Database;
+using Microsoft.AspNetCore.Diagnostics.HealthChecks;
 using Microsoft.Extensions.Diagnostics.HealthChecks;
 
 namespace CalcomAccounts.Api.Observability;
@@ -65,5 +66,25 @@ internal sealed class Readiness(
         return !environment.IsDevelopment() && await login.CanReadApiKeyAsync(cancellationToken)
             ? HealthCheckResult.Unhealthy("the database login can read api_key: give the service one that is calcom_reader and nothing else")
             : HealthCheckResult.Healthy();
+    }
+}
+
+/// <summary>Composes the health endpoints.</summary>
+internal static class HealthExtensions
+{
+    private static readonly HttpMethodMetadata s_readOnly = new([HttpMethods.Get, HttpMethods.Head]);
+
+    public static IServiceCollection AddHealth(this IServiceCollection services)
+    {
+        services.AddSingleton<Readiness>().AddHealthChecks().AddCheck<Readiness>("database");
+        return services;
+    }
+
+    /// <summary>They have a timeout of their own.</summary>
+    public static IEndpointRouteBuilder MapHealth(this IEndpointRouteBuilder endpoints)
+    {
+        endpoints.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly).DisableRequestTimeout();
+        endpoints.MapHealthChecks("/health/ready").WithMetadata(s_readOnly).DisableRequestTimeout();
+        return endpoints;
     }
 }

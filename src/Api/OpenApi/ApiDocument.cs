@@ -1,14 +1,12 @@
 using System.Text.Json;
 using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Http;
-using CalcomAccounts.Application;
 using Newtonsoft.Json.Linq;
 using NJsonSchema;
 using NJsonSchema.Generation;
 using NSwag;
-using NSwag.AspNetCore;
-using NSwag.AspNetCore.Middlewares;
 using NSwag.Generation.Processors;
+using NSwag.Generation.Processors.Contexts;
 
 namespace CalcomAccounts.Api.OpenApi;
 
@@ -23,11 +21,9 @@ internal static class ApiDocument
 
     private const int MaxAnswers = 32;
     private const string PlatformUrl = "https://api.ravan.ai";
-    private const string AnsweringServer = "{answering server}";
     private const string BearerScheme = "BearerAuth";
     private const string ApiKeyScheme = "X-Api-Key";
     private const string Placeholder = "<string>";
-    private const string AgentIds = "GetAgentCalcomAccountsRequest";
     private const string OrgIdDescription = "Fallback organization ID used only when not present in JWT claims";
 
     // Each holds 128 KB while its client reads an asset, and the document is written anew for each; a browser has 6 at once.
@@ -79,6 +75,7 @@ internal static class ApiDocument
 
         // HEAD is GET without a body; documenting it would make a second operation of it.
         settings.OperationProcessors.Add(new OperationProcessor(context => context.OperationDescription.Method != OpenApiOperationMethod.Head));
+        settings.OperationProcessors.Add(new OperationProcessor(AddBody));
         settings.PostProcess = Complete;
     });
 
@@ -124,17 +121,17 @@ internal static class ApiDocument
 
     private static RequestDelegate Build(IApplicationBuilder app)
     {
-        var settings = new OpenApiDocumentMiddlewareSettings
+        app.UseOpenApi(settings =>
         {
-            CreateDocumentCacheKey = _ => "",
-            PostProcess = (document, _) =>
+            // One document for all: NSwag would keep one for each Host header that it ever sees.
+            settings.CreateDocumentCacheKey = _ => "";
+            settings.PostProcess = (document, _) =>
             {
                 document.Servers.Clear();
-                document.Servers.Add(new() { Url = AnsweringServer });
+                document.Servers.Add(new() { Url = "/" });
                 document.Servers.Add(new() { Url = PlatformUrl });
-            },
-        };
-        app.UseMiddleware<DocumentMiddleware>("v1", "/swagger/v1/swagger.json", settings);
+            };
+        });
         app.UseSwaggerUi(page => page.DocExpansion = "list");
         return app.Build();
     }
@@ -161,6 +158,13 @@ internal static class ApiDocument
         foreach (var property in document.Components.Schemas.Values.SelectMany(schema => schema.ActualProperties.Values))
         {
             property.IsNullableRaw = property.Name is "account" ? true : null;
+            if (property.IsNullableRaw is true)
+            {
+                // OpenAPI 3.0: nullable counts beside a type only.
+                property.Type = JsonObjectType.Object;
+                property.AllOf.Add(new() { Reference = property.ActualTypeSchema });
+                property.OneOf.Clear();
+            }
         }
 
         foreach (var example in new object[] { s_retrieved, s_account, s_unauthorized })
@@ -168,32 +172,21 @@ internal static class ApiDocument
             document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
         }
 
-        // By a name of its own, which generated clients call it by.
-        document.Components.Schemas[AgentIds] = AgentIdsSchema();
         foreach (var description in document.Operations)
         {
-            Complete(description.Operation, description.Path, document.Components.Schemas[AgentIds]);
+            Complete(description.Operation, description.Path);
         }
     }
 
-    private static void Complete(OpenApiOperation operation, string path, JsonSchema agentIds)
+    private static void Complete(OpenApiOperation operation, string path)
     {
         operation.Security = [new() { [BearerScheme] = [] }];
+        var body = operation.RequestBody;
         operation.Parameters.Clear();
+        operation.RequestBody = body;
         if (path.Contains("{agent_id}", StringComparison.Ordinal))
         {
             operation.Parameters.Add(Parameter("agent_id", OpenApiParameterKind.Path, "Agent UUID"));
-        }
-        else
-        {
-            operation.RequestBody = new()
-            {
-                IsRequired = true,
-                Content =
-                {
-                    ["application/json"] = new() { Schema = new() { Reference = agentIds }, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } },
-                },
-            };
         }
 
         operation.Parameters.Add(Parameter("org_id", OpenApiParameterKind.Query, OrgIdDescription));
@@ -208,25 +201,21 @@ internal static class ApiDocument
         }
     }
 
-    private static JsonSchema AgentIdsSchema()
+    // NSwag sees no body in an action whose query a binder of ours makes of it.
+    private static bool AddBody(OperationProcessorContext context)
     {
-        var schema = new JsonSchema
+        if (context.MethodInfo.Name is nameof(AgentsController.GetAgentCalcomAccounts))
         {
-            Type = JsonObjectType.Object,
-            Description = "A request for many agents.",
-            AllowAdditionalProperties = false,
-        };
-        schema.Properties["agent_ids"] = new()
-        {
-            Type = JsonObjectType.Array,
-            Item = new() { Type = JsonObjectType.String },
-            MinItems = 1,
-            MaxItems = GetAgentAccounts.MaxAgents,
-            IsRequired = true,
-            Description = "Agent UUIDs",
-        };
-        schema.Properties["org_id"] = new() { Type = JsonObjectType.String, Description = $"{OrgIdDescription}; here or in the query" };
-        return schema;
+            var schema = context.SchemaGenerator.Generate(typeof(GetAgentCalcomAccountsRequest), context.SchemaResolver);
+            schema.AllowAdditionalProperties = false;
+            context.OperationDescription.Operation.RequestBody = new()
+            {
+                IsRequired = true,
+                Content = { ["application/json"] = new() { Schema = new() { Reference = schema }, Example = new JObject { ["agent_ids"] = new JArray(Placeholder) } } },
+            };
+        }
+
+        return true;
     }
 
     // NSwag writes by Newtonsoft.Json, which knows nothing of how answers are named.
@@ -241,19 +230,4 @@ internal static class ApiDocument
         Description = description,
         Schema = new() { Type = JsonObjectType.String },
     };
-
-    // NSwag would keep a document for every Host header it ever sees, without bound; with one for all, the first caller
-    // would choose where everybody's page sends its tokens.
-    private sealed class DocumentMiddleware(
-        RequestDelegate next, IServiceProvider services, string documentName, string path, OpenApiDocumentMiddlewareSettings settings)
-        : OpenApiDocumentMiddleware(next, services, documentName, path, settings)
-    {
-        protected override async Task<string> GetDocumentAsync(HttpContext context)
-        {
-            var request = context.Request;
-            var document = await base.GetDocumentAsync(context);
-            return document.Replace(
-                AnsweringServer, JsonEncodedText.Encode($"{request.Scheme}://{request.Host}{request.PathBase}").Value, StringComparison.Ordinal);
-        }
-    }
 }
