@@ -21,7 +21,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
         operations.Remove("/api/v1/calcom/agents/{agent_id}/account/explain");
         operations.Remove("/api/v1/calcom/agents/accounts");
         var schemas = served["components"]!["schemas"]!.AsObject();
-        foreach (var added in new[] { "ExplainAgentCalcomAccountResponse", "AgentCalcomExplanationData", "CalcomCandidateData", "GetAgentCalcomAccountsResponse", "AgentCalcomAccountsData", "AgentCalcomAccountData", "GetAgentCalcomAccountsRequest" })
+        foreach (var added in new[] { "ExplainAgentCalcomAccountResponse", "AgentCalcomExplanationData", "CalcomCandidateData", "GetAgentCalcomAccountsResponse", "AgentCalcomAccountsData", "AgentCalcomAccountData", "NullableAgentCalcomEffectiveAccountData", "GetAgentCalcomAccountsRequest" })
         {
             Assert.True(schemas.Remove(added), added);
         }

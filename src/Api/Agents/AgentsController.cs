@@ -17,6 +17,7 @@ namespace CalcomAccounts.Api.Agents;
 public sealed class AgentsController(IMediator mediator, RequestLogDetails details) : ControllerBase
 {
     /// <summary>Get Agent Cal.com Account</summary>
+    /// <remarks>Which Cal.com account the agent uses right now: its own key's, else the linked organization account's, else none.</remarks>
     /// <response code="200">Agent Cal.com account retrieved</response>
     /// <response code="400">Missing agent_id</response>
     /// <response code="401">Missing or invalid JWT</response>
@@ -31,6 +32,7 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
         await DecideAsync(query, cancellationToken) is { } decision ? Answer(GetAgentCalcomAccountResponse.Of(decision)) : AgentNotFound();
 
     /// <summary>Explain Agent Cal.com Account</summary>
+    /// <remarks>The same account, and for each account that could have been it the reason why it is or is not.</remarks>
     /// <response code="200">Agent Cal.com account explained</response>
     /// <response code="400">Missing agent_id</response>
     /// <response code="401">Missing or invalid JWT</response>
@@ -49,6 +51,7 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
             : AgentNotFound();
 
     /// <summary>Get Cal.com Accounts of Many Agents</summary>
+    /// <remarks>The same for up to 100 agents, in the order asked. An agent that is not found has the account null.</remarks>
     /// <response code="200">Agent Cal.com accounts retrieved</response>
     /// <response code="400">No list of 1 to 100 UUIDs</response>
     /// <response code="401">Missing or invalid JWT</response>

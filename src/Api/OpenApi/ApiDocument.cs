@@ -139,7 +139,7 @@ internal static class ApiDocument
     private static void Complete(OpenApiDocument document)
     {
         document.Generator = null;
-        document.Tags = [.. document.Operations.SelectMany(operation => operation.Operation.Tags).Distinct().Select(tag => new OpenApiTag { Name = tag })];
+        document.Tags = [.. document.Operations.SelectMany(operation => operation.Operation.Tags).Distinct().Select(tag => new OpenApiTag { Name = tag, Description = "The Cal.com accounts of agents." })];
         document.Components.SecuritySchemes[ApiKeyScheme] = new()
         {
             Type = OpenApiSecuritySchemeType.ApiKey,
@@ -154,28 +154,42 @@ internal static class ApiDocument
         };
         document.Security = [new() { [ApiKeyScheme] = [] }];
 
-        // Keys are absent, never null, but for one: an agent among many that is not there.
-        foreach (var property in document.Components.Schemas.Values.SelectMany(schema => schema.ActualProperties.Values))
+        // Keys are absent, never null, but for one: an agent among many that is not there. OpenAPI 3.0 has no null beside a reference.
+        var schemas = document.Components.Schemas;
+        var account = schemas[nameof(AgentCalcomEffectiveAccountData)];
+        var nullable = schemas[$"Nullable{nameof(AgentCalcomEffectiveAccountData)}"] = NullableCopy(account);
+        foreach (var property in schemas.Values.SelectMany(schema => schema.ActualProperties.Values))
         {
-            property.IsNullableRaw = property.Name is "account" ? true : null;
-            if (property.IsNullableRaw is true)
+            property.IsNullableRaw = null;
+            if (property.OneOf.FirstOrDefault()?.Reference is { } referenced)
             {
-                // OpenAPI 3.0: nullable counts beside a type only.
-                property.Type = JsonObjectType.Object;
-                property.AllOf.Add(new() { Reference = property.ActualTypeSchema });
                 property.OneOf.Clear();
+                property.AllOf.Add(new() { Reference = referenced });
             }
         }
 
+        schemas[nameof(AgentCalcomAccountData)].Properties["account"] = new() { Reference = nullable };
+
         foreach (var example in new object[] { s_retrieved, s_account, s_unauthorized })
         {
-            document.Components.Schemas[example.GetType().Name].Example = AsSent(example);
+            schemas[example.GetType().Name].Example = AsSent(example);
         }
 
         foreach (var description in document.Operations)
         {
             Complete(description.Operation, description.Path);
         }
+    }
+
+    private static JsonSchema NullableCopy(JsonSchema schema)
+    {
+        var copy = new JsonSchema { Type = schema.Type, IsNullableRaw = true, Description = $"{schema.Description} Null for an agent that is not found." };
+        foreach (var (name, property) in schema.Properties)
+        {
+            copy.Properties[name] = new() { Type = property.Type, Description = property.Description };
+        }
+
+        return copy;
     }
 
     private static void Complete(OpenApiOperation operation, string path)
