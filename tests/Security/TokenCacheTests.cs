@@ -1,9 +1,9 @@
 using System.Security.Claims;
 using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
-using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
-using Microsoft.Extensions.Options;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CalcomAccounts.Tests.Security;
 
@@ -12,7 +12,11 @@ namespace CalcomAccounts.Tests.Security;
 public sealed class TokenCacheTests(ServiceFixture fixture)
 {
     private static readonly ClaimsPrincipal s_user = CallerClaims.ToPrincipal(Caller.OfSubject("somebody"));
-    private static readonly object s_keySet = new();
+    private static readonly TrustedIssuer s_issuer = TrustedIssuer.ReadAll(
+        new ConfigurationBuilder().AddInMemoryCollection(new Dictionary<string, string?> { [$"{JwtAuthentication.Section}:ValidIssuer"] = Tokens.Issuer }).Build(),
+        NullLogger.Instance)[0];
+
+    private static readonly KeySet s_keySet = s_issuer.KeySet;
 
     private readonly Clock _clock = new();
 
@@ -25,12 +29,12 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData(-5, 0, false)] // Within the clock skew, and so valid.
     public void ATokenIsRememberedUntilItExpires_ForAMinuteAtMost(double expiresIn, double after, bool remembered)
     {
-        var cache = new TokenCache(_clock);
+        using var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddSeconds(expiresIn));
 
         _clock.Now = _clock.Now.AddSeconds(after);
 
-        Assert.Equal(remembered ? s_user : null, cache.Find("token", s_keySet));
+        Assert.Equal(remembered ? s_user : null, cache.Find("token"));
     }
 
     [Theory]
@@ -40,38 +44,34 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData("")]
     public void AnotherTokenIsNotFound(string other)
     {
-        var cache = new TokenCache(_clock);
+        using var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
 
-        Assert.Null(cache.Find(other, s_keySet));
-        Assert.Same(s_user, cache.Find("token", s_keySet));
+        Assert.Null(cache.Find(other));
+        Assert.Same(s_user, cache.Find("token"));
     }
 
     [Fact]
-    public void AnotherKeySetDropsEverything()
+    public void Token_ValidatedByReplacedKeys_IsForgotten()
     {
-        var cache = new TokenCache(_clock);
-        cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
+        using var cache = new TokenCache(_clock);
+        var replaced = new KeySet(s_issuer, s_keySet.Issuers, [], new Dictionary<string, string>());
 
-        Assert.Null(cache.Find("token", new object()));
-        Assert.Null(cache.Find("token", s_keySet));
+        cache.Add("token", replaced, s_user, _clock.Now.AddHours(1));
 
-        // Validated by a key set that has been replaced meanwhile.
-        cache.Find("token", null);
-        cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
-        Assert.Null(cache.Find("token", null));
+        Assert.Null(cache.Find("token"));
     }
 
     [Fact]
     public void TenThousandAreRememberedAtMost()
     {
-        var cache = new TokenCache(_clock);
+        using var cache = new TokenCache(_clock);
         for (var i = 0; i < 12_000; i++)
         {
             cache.Add($"token {i}", s_keySet, s_user, _clock.Now.AddHours(1));
         }
 
-        Assert.InRange(Enumerable.Range(0, 12_000).Count(i => cache.Find($"token {i}", s_keySet) is not null), 5_000, 10_000);
+        Assert.InRange(Enumerable.Range(0, 12_000).Count(i => cache.Find($"token {i}") is not null), 5_000, 10_000);
     }
 
     [Theory]
@@ -81,7 +81,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     public async Task AValidTokenIsValidatedOnce_UnlessThatIsSwitchedOff_AndARefusedOneEachTime(string? setting, int validations)
     {
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:TokenCache"] = setting });
-        var rules = service.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme).TokenValidationParameters;
+        var rules = service.Services.GetRequiredService<IReadOnlyList<TrustedIssuer>>()[0].KeySet.Rules;
         var (validate, count) = (rules.AlgorithmValidator, 0);
         rules.AlgorithmValidator = (algorithm, key, token, parameters) =>
         {

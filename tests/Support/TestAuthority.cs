@@ -10,6 +10,7 @@ namespace CalcomAccounts.Tests.Support;
 internal sealed class TestAuthority : IAsyncDisposable
 {
     private readonly WebApplication _app;
+    private int _requests;
 
     private TestAuthority(WebApplication app)
     {
@@ -26,8 +27,11 @@ internal sealed class TestAuthority : IAsyncDisposable
     /// <summary>What it publishes.</summary>
     public List<object> Keys { get; }
 
-    /// <summary>How often it was asked for anything.</summary>
-    public int Requests { get; private set; }
+    /// <summary>How often it was asked for anything: twice to read its keys.</summary>
+    public int Requests => _requests;
+
+    /// <summary>What it does in place of answering; null where it answers.</summary>
+    public RequestDelegate? Disturbance { get; set; }
 
     public static async Task<TestAuthority> StartAsync(string url = "http://127.0.0.1:0")
     {
@@ -36,10 +40,10 @@ internal sealed class TestAuthority : IAsyncDisposable
         var app = builder.Build();
         app.Urls.Add(url);
         var authority = new TestAuthority(app);
-        app.Use((HttpContext _, RequestDelegate next) =>
+        app.Use((HttpContext context, RequestDelegate next) =>
         {
-            authority.Requests++;
-            return next(_);
+            Interlocked.Increment(ref authority._requests);
+            return (authority.Disturbance ?? next)(context);
         });
         app.MapGet("/.well-known/openid-configuration", (HttpRequest request) =>
             Results.Json(new { issuer = $"http://{request.Host}", jwks_uri = $"http://{request.Host}/keys" }));

@@ -14,7 +14,7 @@ internal sealed class GetAgentAccountBinder : IModelBinder
     public Task BindModelAsync(ModelBindingContext bindingContext)
     {
         var context = bindingContext.HttpContext;
-        var scope = new OrganizationScope(context.User.ToCaller(), context.Request.Query["org_id"]);
+        var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), context.Request.Query["org_id"]);
         bindingContext.Result = ModelBindingResult.Success(new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope));
         return Task.CompletedTask;
     }
@@ -34,7 +34,7 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
         // As a claim, a member that is JSON null is an absent one.
         var request = await ReadBodyAsync(context);
         var orgIds = context.Request.Query["org_id"];
-        var scope = new OrganizationScope(context.User.ToCaller(), request?.OrgId is { } orgId ? [.. orgIds, orgId] : orgIds);
+        var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), request?.OrgId is { } orgId ? [.. orgIds, orgId] : orgIds);
         bindingContext.Result = ModelBindingResult.Success(new GetAgentAccounts(request?.AgentIds, scope));
     }
 

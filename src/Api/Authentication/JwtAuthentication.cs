@@ -1,117 +1,97 @@
+using System.Diagnostics.Metrics;
 using CalcomAccounts.Api.Hosting;
+using CalcomAccounts.Api.Http;
+using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
 using Microsoft.AspNetCore.Authentication.JwtBearer;
 using Microsoft.AspNetCore.Authorization;
 using Microsoft.Extensions.Options;
-using Microsoft.IdentityModel.JsonWebTokens;
-using Microsoft.IdentityModel.Protocols.OpenIdConnect;
-using Microsoft.IdentityModel.Tokens;
 
 namespace CalcomAccounts.Api.Authentication;
 
-/// <summary>Which tokens are accepted, and who their bearer is.</summary>
+/// <summary>Composes the scheme by which callers are known: docs/security.md.</summary>
 internal static class JwtAuthentication
 {
     /// <summary>ASP.NET Core's own section for the scheme.</summary>
     public const string Section = "Authentication:Schemes:Bearer";
 
+    /// <summary>Further issuers, each a section of the same names.</summary>
+    public const string AuthoritiesSection = "CalcomAccounts:Authorities";
+
     private const string BearerPrefix = "Bearer ";
 
-    // Where the section says nothing.
-    private static readonly TimeSpan s_backchannelTimeout = TimeSpan.FromSeconds(1.5);
-
-    // How often, at most, a token with an unknown key has the authority asked for its keys.
-    private static readonly TimeSpan s_refreshInterval = TimeSpan.FromSeconds(30);
-
-    // How long a withdrawn key may go on; the library's shortest.
-    private static readonly TimeSpan s_automaticRefreshInterval = BaseConfigurationManager.MinimumAutomaticRefreshInterval;
-
-    /// <exception cref="StartupException">A setting makes no sense.</exception>
     public static IServiceCollection AddJwtAuthentication(this IServiceCollection services, IConfiguration configuration, CalcomAccountsOptions options)
     {
-        var section = configuration.GetSection(Section);
-        var signingKeys = SigningKeys.Read(section);
-        var organizationClaim = options.OrganizationClaim;
-        var cache = options.TokenCache ? new TokenCache(TimeProvider.System) : null;
-
-        services.AddAuthentication(JwtBearerDefaults.AuthenticationScheme).AddJwtBearer(jwt =>
+        services.AddSingleton(provider => TrustedIssuer.ReadAll(configuration, provider.GetRequiredService<ILogger<PublishedKeys>>()));
+        services.AddSingleton<TokenRefusals>();
+        if (options.TokenCache)
         {
-            // Runs after the configuration section was read, and wins over it.
+            services.AddSingleton(_ => new TokenCache(TimeProvider.System));
+        }
+
+        services.AddHostedService<KeyRefresh>();
+        services.AddAuthentication(JwtBearerDefaults.AuthenticationScheme).AddJwtBearer();
+        services.AddOptions<JwtBearerOptions>(JwtBearerDefaults.AuthenticationScheme).Configure<IServiceProvider>((jwt, provider) =>
+        {
+            var issuers = provider.GetRequiredService<IReadOnlyList<TrustedIssuer>>();
+            var refusals = provider.GetRequiredService<TokenRefusals>();
+            var cache = provider.GetService<TokenCache>();
+
+            // Runs after the section was read, and wins over it. The keys of authorities are PublishedKeys' business.
+            jwt.Authority = null;
+            jwt.MetadataAddress = null!;
+            jwt.ConfigurationManager = null;
             jwt.MapInboundClaims = false;
             jwt.IncludeErrorDetails = false;
             jwt.SaveToken = false;
-            jwt.AutomaticRefreshInterval = s_automaticRefreshInterval;
-            if (section[nameof(jwt.BackchannelTimeout)] is null)
-            {
-                jwt.BackchannelTimeout = s_backchannelTimeout;
-            }
-
-            if (section[nameof(jwt.RefreshInterval)] is null)
-            {
-                jwt.RefreshInterval = s_refreshInterval;
-            }
-
-            var rules = jwt.TokenValidationParameters;
-            rules.ValidateIssuer = true;
-            rules.ValidateAudience = true;
-            rules.IgnoreTrailingSlashWhenValidatingAudience = false;
-            rules.ValidateLifetime = true;
-            rules.RequireExpirationTime = true;
-            rules.RequireSignedTokens = true;
-            rules.ValidateIssuerSigningKey = true;
-            rules.ClockSkew = TimeSpan.FromSeconds(30);
-            rules.IssuerSigningKeys = signingKeys.Configured;
-            rules.AlgorithmValidator = (algorithm, key, token, _) => signingKeys.MayVerify(algorithm, key, token.Issuer);
-
+            jwt.TokenHandlers.Clear();
+            jwt.TokenHandlers.Add(new TokenValidator(issuers, new CallerClaims(options), cache));
             jwt.Events = new JwtBearerEvents
             {
-                OnMessageReceived = async context =>
+                OnMessageReceived = context =>
                 {
                     // Health, the OpenAPI page and what is no route are answered whatever token comes along.
                     if (context.HttpContext.GetEndpoint()?.Metadata.GetMetadata<IAuthorizeData>() is null)
                     {
                         context.NoResult();
-                        return;
+                        return Task.CompletedTask;
                     }
 
                     var authorization = context.Request.Headers.Authorization.ToString();
-                    if (!authorization.StartsWith(BearerPrefix, StringComparison.OrdinalIgnoreCase))
+                    if (authorization.StartsWith(BearerPrefix, StringComparison.OrdinalIgnoreCase))
                     {
-                        return;
+                        context.Token = authorization[BearerPrefix.Length..].Trim();
+                        if (cache?.Find(context.Token) is { } user)
+                        {
+                            context.Principal = user;
+                            context.Success();
+                        }
                     }
 
-                    // A token that can't be judged, because the authority's keys can't be had, is not refused: this throws.
-                    var keySet = await GetKeySetAsync(context.Options, context.HttpContext);
-                    context.Token = authorization[BearerPrefix.Length..].Trim();
-                    if (cache?.Find(context.Token, keySet) is { } user)
-                    {
-                        context.Principal = user;
-                        context.Success();
-                    }
+                    return Task.CompletedTask;
                 },
-                OnTokenValidated = async context =>
-                {
-                    var token = (JsonWebToken)context.SecurityToken;
-                    var keySet = await GetKeySetAsync(context.Options, context.HttpContext);
-                    if (!IsSignedAsItsKeySays(token, keySet) || CallerClaims.Read(token, organizationClaim) is not { } caller)
-                    {
-                        context.Fail("Refused by the service's own rules.");
-                        return;
-                    }
+                OnAuthenticationFailed = context => context.Exception is KeysUnavailableException
 
-                    context.Principal = CallerClaims.ToPrincipal(caller);
-                    if (IsValidatedBy(token, keySet))
-                    {
-                        cache?.Add(token.EncodedToken, keySet, context.Principal, token.ValidTo);
-                    }
-                },
+                    // The token has not been judged, so it is not refused: the request fails.
+                    ? Task.FromException(context.Exception)
+                    : Task.CompletedTask,
                 OnChallenge = context =>
                 {
                     context.Error = context.AuthenticateFailure is null ? null : "invalid_token";
+                    refusals.Count(context.HttpContext, (context.AuthenticateFailure as TokenRefusedException)?.Reason ?? Refusal.NoToken);
+                    return Task.CompletedTask;
+                },
+                OnForbidden = context =>
+                {
+                    refusals.Count(context.HttpContext, CallerClaims.LackOf(context.HttpContext.User)!);
                     return Task.CompletedTask;
                 },
             };
         });
+        services.AddAuthorizationBuilder().SetDefaultPolicy(new AuthorizationPolicyBuilder()
+            .RequireAuthenticatedUser()
+            .RequireAssertion(context => CallerClaims.LackOf(context.User) is null)
+            .Build());
 
         // AddAuthentication brings data protection, for cookies; nothing here needs its keys, which it would write to disk.
         if (services.FirstOrDefault(service => service.ImplementationType?.Name is "DataProtectionHostedService") is { } dataProtection)
@@ -119,18 +99,11 @@ internal static class JwtAuthentication
             services.Remove(dataProtection);
         }
 
-        // A key that the issuer has withdrawn must not live on as a last known good one.
-        return services.PostConfigure<JwtBearerOptions>(JwtBearerDefaults.AuthenticationScheme, options =>
-        {
-            if (options.ConfigurationManager is BaseConfigurationManager manager)
-            {
-                manager.UseLastKnownGoodConfiguration = false;
-            }
-        });
+        return services;
     }
 
     /// <summary>Builds the scheme's options now rather than with the first request.</summary>
-    /// <exception cref="StartupException">ASP.NET Core refuses the section.</exception>
+    /// <exception cref="StartupException">A setting makes no sense.</exception>
     public static void CheckJwtAuthentication(this IServiceProvider services)
     {
         try
@@ -144,39 +117,47 @@ internal static class JwtAuthentication
         }
     }
 
-    /// <summary>The keys of what is not configured, and has to be: issuer, audience, key source.</summary>
-    public static IEnumerable<string> FindMissing(IConfiguration configuration)
+    /// <summary>Tells the log and the metrics why a request was refused.</summary>
+    private sealed class TokenRefusals(IMeterFactory meters)
     {
-        var section = configuration.GetSection(Section);
-        var hasAuthority = IsSet(section["Authority"]) || IsSet(section["MetadataAddress"]);
-        if (SigningKeys.Values(section, "ValidIssuer", "ValidIssuers") is [] && !hasAuthority)
-        {
-            yield return $"{Section}:ValidIssuer";
-        }
+        private readonly Counter<long> _refusals = meters.Create(ResolutionMetrics.MeterName).CreateCounter<long>(
+            "calcom.auth.refusals", "{request}", "Requests that were refused for their token, by reason");
 
-        if (SigningKeys.Values(section, "ValidAudience", "ValidAudiences") is [])
+        public void Count(HttpContext context, string reason)
         {
-            yield return $"{Section}:ValidAudience";
-        }
-
-        if (!section.GetSection("SigningKeys").GetChildren().Any() && !hasAuthority)
-        {
-            yield return $"{Section}:Authority or {Section}:SigningKeys";
+            context.RequestServices.GetRequiredService<RequestLogDetails>().Reason = reason;
+            _refusals.Add(1, new KeyValuePair<string, object?>("reason", reason));
         }
     }
 
-    private static bool IsSet(string? value) => !string.IsNullOrWhiteSpace(value);
+    /// <summary>Reads the keys of all authorities at start, and keeps them fresh.</summary>
+    private sealed class KeyRefresh : BackgroundService
+    {
+        private readonly IReadOnlyList<TrustedIssuer> _authorities;
 
-    /// <returns>What the authority publishes; null without an authority.</returns>
-    private static async Task<OpenIdConnectConfiguration?> GetKeySetAsync(JwtBearerOptions options, HttpContext context) =>
-        options.ConfigurationManager is { } authority ? await authority.GetConfigurationAsync(context.RequestAborted) : null;
+        public KeyRefresh(IReadOnlyList<TrustedIssuer> issuers, IMeterFactory meters)
+        {
+            _authorities = [.. issuers.Where(issuer => issuer.Published is not null)];
+            if (_authorities.Count > 0)
+            {
+                meters.Create(ResolutionMetrics.MeterName).CreateObservableGauge(
+                    "calcom.auth.key_set.age",
+                    () => _authorities.Select(authority => new Measurement<double>(authority.Published!.Age.TotalSeconds, new KeyValuePair<string, object?>("authority", authority.Name))),
+                    "s",
+                    "How long ago the keys of an authority were last read");
+            }
+        }
 
-    // The key set may have been exchanged while the token was validated.
-    private static bool IsValidatedBy(JsonWebToken token, OpenIdConnectConfiguration? keySet) =>
-        keySet is null || token.SigningKey is SymmetricSecurityKey || keySet.SigningKeys.Contains(token.SigningKey);
+        protected override Task ExecuteAsync(CancellationToken stoppingToken) =>
+            Task.WhenAll(_authorities.Select(authority => authority.Published!.RunAsync(stoppingToken)));
 
-    // An authority may say of a key which algorithm it is for (RFC 7517, section 4.4).
-    private static bool IsSignedAsItsKeySays(JsonWebToken token, OpenIdConnectConfiguration? keySet) =>
-        keySet is null || token.SigningKey is SymmetricSecurityKey || keySet.JsonWebKeySet.Keys.All(
-            key => key.KeyId != token.SigningKey.KeyId || string.IsNullOrEmpty(key.Alg) || key.Alg == token.Alg);
+        public override void Dispose()
+        {
+            base.Dispose();
+            foreach (var authority in _authorities)
+            {
+                authority.Published!.Dispose();
+            }
+        }
+    }
 }

@@ -35,6 +35,12 @@ internal sealed class SigningKeys(IReadOnlyDictionary<SecurityKey, string?> conf
         return new(section.GetSection("SigningKeys").GetChildren().ToDictionary(ReadKey, key => ReadIssuer(key, issuers)));
     }
 
+    /// <summary>Whether it is an algorithm that an authority's keys may be for.</summary>
+    public static bool IsAsymmetric(string algorithm) => s_asymmetricAlgorithms.ContainsKey(algorithm);
+
+    /// <summary>Whether a configured key may verify the algorithm.</summary>
+    public bool Allows(string algorithm) => algorithm == SecurityAlgorithms.HmacSha256 && configured.Count > 0;
+
     /// <summary>
     /// A configured key means HS256 from its own issuer; an authority's keys mean the asymmetric algorithms, so that no public key
     /// ever verifies an HMAC, and any issuer but those.
@@ -60,5 +66,5 @@ internal sealed class SigningKeys(IReadOnlyDictionary<SecurityKey, string?> conf
     private static string? ReadIssuer(IConfigurationSection key, List<string> issuers) =>
         key["Issuer"] is not { Length: > 0 } issuer ? null
         : issuers.Contains(issuer) ? issuer
-        : throw new StartupException($"{key.Path}:Issuer is not among {JwtAuthentication.Section}:ValidIssuers");
+        : throw new StartupException($"{key.Path}:Issuer is not among {key.Path[..key.Path.LastIndexOf(":SigningKeys:", StringComparison.OrdinalIgnoreCase)]}:ValidIssuers");
 }

@@ -11,49 +11,35 @@ namespace CalcomAccounts.Api.Authentication;
 /// Whose the tokens are that were validated lately, by the SHA-256 of the whole token, while the keys that validated them
 /// are in force. It holds neither tokens nor anything of one that was refused.
 /// </summary>
-internal sealed class TokenCache(TimeProvider clock)
+internal sealed class TokenCache(TimeProvider clock) : IDisposable
 {
     private const int MaxEntries = 10_000;
     private static readonly TimeSpan s_maxAge = TimeSpan.FromSeconds(60);
 
-    private volatile Generation _current = Generation.Of(keySet: null, clock);
+    private readonly MemoryCache _entries = new(new MemoryCacheOptions { SizeLimit = MaxEntries, Clock = new Clock(clock) });
 
-    /// <summary>The bearer of a token that was validated by this key set; null where it has to be validated again.</summary>
+    /// <summary>The bearer of a token that was validated by keys that are in force; null where it has to be validated again.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
-    /// <param name="keySet">What the authority publishes now, or null without one; what was validated by another is dropped.</param>
-    public ClaimsPrincipal? Find(string token, object? keySet) => EntriesOf(keySet).Get<ClaimsPrincipal>(Hash.Of(token));
+    public ClaimsPrincipal? Find(string token) => _entries.Get<Entry>(Hash.Of(token)) is { KeySet.IsCurrent: true } entry ? entry.User : null;
 
     /// <summary>Remembers the bearer of a valid token.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
-    /// <param name="keySet">What the authority published before the token was validated.</param>
+    /// <param name="keySet">What has validated it.</param>
     /// <param name="user">Its bearer.</param>
     /// <param name="expires">The token's own <c>exp</c>, without any clock skew.</param>
-    public void Add(string token, object? keySet, ClaimsPrincipal user, DateTimeOffset expires)
+    public void Add(string token, KeySet keySet, ClaimsPrincipal user, DateTimeOffset expires)
     {
         var now = clock.GetUtcNow();
         if (expires > now)
         {
             var until = expires - now < s_maxAge ? expires : now + s_maxAge;
-            EntriesOf(keySet).Set(Hash.Of(token), user, new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
+            _entries.Set(Hash.Of(token), new Entry(keySet, user), new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
         }
     }
 
-    private MemoryCache EntriesOf(object? keySet)
-    {
-        var current = _current;
-        if (!ReferenceEquals(current.KeySet, keySet))
-        {
-            _current = current = Generation.Of(keySet, clock);
-        }
+    public void Dispose() => _entries.Dispose();
 
-        return current.Entries;
-    }
-
-    private sealed record Generation(object? KeySet, MemoryCache Entries)
-    {
-        public static Generation Of(object? keySet, TimeProvider clock) =>
-            new(keySet, new(new MemoryCacheOptions { SizeLimit = MaxEntries, Clock = new Clock(clock) }));
-    }
+    private sealed record Entry(KeySet KeySet, ClaimsPrincipal User);
 
     private sealed class Clock(TimeProvider clock) : ISystemClock
     {

@@ -9,6 +9,12 @@ internal sealed class CalcomAccountsOptions
     /// <summary>The section's name.</summary>
     public const string Section = "CalcomAccounts";
 
+    /// <summary>Of <see cref="OrganizationClaimFormat"/>: some providers have ids of their own there.</summary>
+    public const string IgnoreOthers = "ignore-others";
+
+    // Read by TrustedIssuer.
+    private const string Authorities = "Authorities";
+
     private const string OutOfRange = "{0} has to be a number from {1} to {2}";
 
     /// <summary>Within how many seconds each request is answered.</summary>
@@ -27,9 +33,23 @@ internal sealed class CalcomAccountsOptions
     [Range(1, 1_000_000, ErrorMessage = OutOfRange)]
     public int MaxQueuedLookups { get; set; } = 4096;
 
-    /// <summary>The name of the claim that names the caller's organization.</summary>
+    /// <summary>The name of the claim that names the caller's organization, or the path to it.</summary>
     [Required(ErrorMessage = "{0} has to name a claim")]
     public string OrganizationClaim { get; set; } = "org_id";
+
+    /// <summary>The name of the claim that names the caller, or the path to it.</summary>
+    [Required(ErrorMessage = "{0} has to name a claim")]
+    public string SubjectClaim { get; set; } = "sub";
+
+    /// <summary>How an organization claim that is text but no UUID is read: as a reason to refuse the token, or as an absent one.</summary>
+    [AllowedValues("uuid", IgnoreOthers, ErrorMessage = "{0} has to be uuid or ignore-others")]
+    public string OrganizationClaimFormat { get; set; } = "uuid";
+
+    /// <summary>The scopes that a token needs, separated by blanks; none where it is null.</summary>
+    public string? RequiredScope { get; set; }
+
+    /// <summary>The roles that a token needs, all of them.</summary>
+    public IReadOnlyList<string> RequiredRoles { get; set; } = [];
 
     /// <summary>Whether a valid token is remembered for a minute at most.</summary>
     public bool TokenCache { get; set; } = true;
@@ -39,10 +59,16 @@ internal sealed class CalcomAccountsOptions
     public static CalcomAccountsOptions Read(IConfiguration configuration)
     {
         var section = configuration.GetSection(Section);
-        var known = typeof(CalcomAccountsOptions).GetProperties().Select(property => property.Name);
+        var known = typeof(CalcomAccountsOptions).GetProperties().Select(property => property.Name).Append(Authorities);
         if (section.GetChildren().Select(child => child.Key).Except(known, StringComparer.OrdinalIgnoreCase).FirstOrDefault() is { } unknown)
         {
             throw new StartupException($"{Section}:{unknown} is no setting; there are {string.Join(", ", known.Select(name => $"{Section}:{name}"))}");
+        }
+
+        // The binder would take one text for no list at all, and every token for one that needs no role.
+        if (section[nameof(RequiredRoles)] is not null)
+        {
+            throw new StartupException($"{Section}:{nameof(RequiredRoles)} is a list: {Section}:{nameof(RequiredRoles)}:0 is its first");
         }
 
         var options = new CalcomAccountsOptions();

@@ -73,7 +73,7 @@ internal static class ServiceHost
     internal static WebApplication Build(WebApplicationBuilder builder)
     {
         var connectionString = builder.Configuration.GetConnectionString(ConnectionStrings.Name);
-        var missing = JwtAuthentication.FindMissing(builder.Configuration);
+        var missing = TrustedIssuer.FindMissing(builder.Configuration);
         if (connectionString is null || missing.Any())
         {
             throw NotConfigured(string.Join(", ", connectionString is null ? missing.Prepend(ConnectionStrings.Key) : missing));

@@ -30,6 +30,7 @@ internal static class ErrorHandling
         object body = context.Response.StatusCode switch
         {
             StatusCodes.Status401Unauthorized => UnauthorizedResponse.BearerRequired,
+            StatusCodes.Status403Forbidden => ErrorResponse.Forbidden,
             StatusCodes.Status404NotFound => ErrorResponse.RouteNotFound,
             StatusCodes.Status405MethodNotAllowed => ErrorResponse.MethodNotAllowed,
             StatusCodes.Status415UnsupportedMediaType => ErrorResponse.UnsupportedMediaType,

@@ -5,6 +5,8 @@ public sealed record ErrorResponse(bool Success, string Message, string Code)
 {
     internal static ErrorResponse AgentNotFound { get; } = new(false, "Agent not found", "NOT_FOUND");
 
+    internal static ErrorResponse Forbidden { get; } = new(false, "The token lacks a scope or role that this service asks for", "FORBIDDEN");
+
     internal static ErrorResponse RouteNotFound { get; } = new(false, "Route not found", "NOT_FOUND");
 
     internal static ErrorResponse MethodNotAllowed { get; } = new(false, "Method not allowed", "METHOD_NOT_ALLOWED");

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Api.Observability;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Database;
@@ -43,6 +44,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         var decision = details.Decision;
         var outcome = decision is null ? Outcome(status) : AccountNames.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
+        var caller = CallerClaims.KindOf(context.User);
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
         var span = Activity.Current;
         if (span?.Source.HasListeners() is true)
@@ -52,14 +54,15 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
 
         // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
         var error = status < StatusCodes.Status500InternalServerError ? null
-            : failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException ? new Summary(failure.Error) : failure?.Error;
-        LogRequest(level, error, status, outcome, agentId, milliseconds, route, span?.TraceId);
+            : failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException or KeysUnavailableException ? new Summary(failure.Error) : failure?.Error;
+        LogRequest(level, error, status, outcome, details.Reason, caller, agentId, milliseconds, route, span?.TraceId);
     }
 
     private static string Outcome(int status) => status switch
     {
         < StatusCodes.Status400BadRequest => "ok",
         StatusCodes.Status401Unauthorized => "unauthorized",
+        StatusCodes.Status403Forbidden => "forbidden",
         StatusCodes.Status404NotFound => "not_found",
         StatusCodes.Status405MethodNotAllowed => "method_not_allowed",
         StatusCodes.Status415UnsupportedMediaType => "unsupported_media_type",
@@ -72,9 +75,9 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
     [LoggerMessage(
         EventId = 1,
         EventName = "Request",
-        Message = "{StatusCode} {Outcome} agent={AgentId} ms={Milliseconds} route={Route} trace={TraceId}")]
+        Message = "{StatusCode} {Outcome} reason={Reason} caller={Caller} agent={AgentId} ms={Milliseconds} route={Route} trace={TraceId}")]
     private partial void LogRequest(
-        LogLevel level, Exception? exception, int statusCode, string outcome, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
+        LogLevel level, Exception? exception, int statusCode, string outcome, string? reason, string? caller, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
 
     /// <summary>Of an exception of the database only what may be logged, in one line: its type, and what is known of its cause.</summary>
     private sealed class Summary(Exception exception) : Exception(ConnectionStrings.Explain(exception))

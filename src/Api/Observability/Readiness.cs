@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Database;
 using Microsoft.AspNetCore.Diagnostics.HealthChecks;
@@ -7,11 +8,11 @@ using Microsoft.Extensions.Diagnostics.HealthChecks;
 namespace CalcomAccounts.Api.Observability;
 
 /// <summary>
-/// Ready is: the service is not stopping, and the database answers the very question that requests ask, to a login that
+/// Ready is: the service is not stopping, the keys of each authority have been read once, and the database answers the very question that requests ask, to a login that
 /// can't read what it must not. Live is: the process answers at all.
 /// </summary>
 internal sealed class Readiness(
-    IAgentReader reader, LoginPrivileges login, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
+    IAgentReader reader, LoginPrivileges login, IReadOnlyList<TrustedIssuer> issuers, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
 {
     // Leaves the rest of the 2 seconds in which readiness is answered to the answer.
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(1.5);
@@ -25,6 +26,11 @@ internal sealed class Readiness(
 
     public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken)
     {
+        if (issuers.FirstOrDefault(issuer => !issuer.IsKnown) is { } unknown)
+        {
+            return HealthCheckResult.Unhealthy($"the keys of {unknown.Name} have never been read");
+        }
+
         var result = lifetime.ApplicationStopping.IsCancellationRequested ? default : await AskAsync().WaitAsync(cancellationToken);
         return lifetime.ApplicationStopping.IsCancellationRequested ? HealthCheckResult.Unhealthy("the service is stopping") : result;
     }

@@ -1,0 +1,37 @@
+using Microsoft.IdentityModel.Tokens;
+
+namespace CalcomAccounts.Api.Authentication;
+
+/// <summary>The keys of a <see cref="TrustedIssuer"/> at one time.</summary>
+internal sealed class KeySet
+{
+    private readonly TrustedIssuer _issuer;
+    private readonly IReadOnlyList<SecurityKey> _published;
+    private readonly IReadOnlyDictionary<string, string> _algorithms;
+
+    /// <param name="issuer">Whose they are.</param>
+    /// <param name="issuers">What <c>iss</c> may be.</param>
+    /// <param name="published">What the authority publishes.</param>
+    /// <param name="algorithms">Which algorithm it says a key is for (RFC 7517, section 4.4), by the key's id.</param>
+    public KeySet(TrustedIssuer issuer, IReadOnlyList<string> issuers, IReadOnlyList<SecurityKey> published, IReadOnlyDictionary<string, string> algorithms)
+    {
+        (_issuer, Issuers, _published, _algorithms) = (issuer, issuers, published, algorithms);
+        Rules = issuer.Rules(this);
+    }
+
+    public IReadOnlyList<string> Issuers { get; }
+
+    /// <summary>How a token is validated by these keys.</summary>
+    public TokenValidationParameters Rules { get; }
+
+    /// <summary>Whether they have not been replaced.</summary>
+    public bool IsCurrent => ReferenceEquals(_issuer.KeySet, this);
+
+    /// <summary>The keys that may have signed a token: those of its key id, and those that have none.</summary>
+    public IEnumerable<SecurityKey> Find(string? keyId, IEnumerable<SecurityKey> configured) =>
+        _published.Where(key => string.IsNullOrEmpty(keyId) || string.IsNullOrEmpty(key.KeyId) || key.KeyId == keyId).Concat(configured);
+
+    /// <summary>Whether the authority has not said that the key is for another algorithm.</summary>
+    public bool States(SecurityKey key, string algorithm) =>
+        key is SymmetricSecurityKey || !_algorithms.TryGetValue(key.KeyId ?? "", out var stated) || stated == algorithm;
+}
