@@ -5,10 +5,10 @@ using Microsoft.Extensions.DependencyInjection;
 
 namespace CalcomAccounts.Application;
 
-/// <summary>Registers the use cases.</summary>
+/// <summary>Registers the use cases in the container.</summary>
 public static class ApplicationServices
 {
-    /// <summary>Adds MediatR with every handler, and every validator. All of them are stateless, so one of each serves all requests.</summary>
+    /// <summary>Adds MediatR, the handlers and the validators. All are stateless, hence singletons.</summary>
     public static IServiceCollection AddApplication(this IServiceCollection services) => services
         .AddSingleton<ServiceFactory>(provider => provider.GetService!)
         .AddSingleton<IMediator, Mediator>()

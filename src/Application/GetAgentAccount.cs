@@ -4,12 +4,12 @@ using MediatR;
 
 namespace CalcomAccounts.Application;
 
-/// <summary>Asks which account an agent uses, and why; the answer is null when the agent is not there for this caller.</summary>
-/// <param name="AgentId">The agent's UUID as it was sent; null when it was not.</param>
-/// <param name="Scope">Who asks.</param>
+/// <summary>Which account an agent uses, and why. The result is null for an agent that this caller can't see.</summary>
+/// <param name="AgentId">The agent's UUID as it was sent; null when none was.</param>
+/// <param name="Scope">Whose agents may be read.</param>
 public sealed record GetAgentAccount(string? AgentId, OrganizationScope Scope) : IRequest<Decision?>
 {
-    /// <summary>The operation that asks, for metrics.</summary>
+    /// <summary>The OpenAPI operation id, which labels metrics.</summary>
     public string Operation { get; init; } = "GetAgentCalcomAccount";
 }
 

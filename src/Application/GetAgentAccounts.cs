@@ -5,17 +5,17 @@ using MediatR;
 namespace CalcomAccounts.Application;
 
 /// <summary>
-/// Asks which accounts many agents use, and why. The answers are in the order of the ids, and null for an agent that is not there
-/// for this caller.
+/// Which accounts several agents use, and why. The results are in the order of the ids, and null for an agent that this caller can't
+/// see.
 /// </summary>
-/// <param name="AgentIds">The agents' UUIDs as they were sent, null for what is no text; null itself when no list was sent.</param>
-/// <param name="Scope">Who asks.</param>
+/// <param name="AgentIds">The agents' UUIDs as they were sent, null for an element that is not text; null when no list was sent.</param>
+/// <param name="Scope">Whose agents may be read.</param>
 public sealed record GetAgentAccounts(IReadOnlyList<string?>? AgentIds, OrganizationScope Scope) : IRequest<IReadOnlyList<Decision?>>
 {
-    /// <summary>The operation that asks, for metrics.</summary>
+    /// <summary>The OpenAPI operation id, which labels metrics.</summary>
     public const string Operation = "GetAgentCalcomAccounts";
 
-    /// <summary>How many agents may be asked for at once.</summary>
+    /// <summary>The most ids that one request may have.</summary>
     public const int MaxAgents = 100;
 }
 
@@ -38,7 +38,7 @@ internal sealed class GetAgentAccountsHandler(IAgentReader reader) : IRequestHan
     {
         var agents = await reader.FindAsync([.. query.AgentIds!.Select(Uuid.Parse)], query.Scope.ToCaller(), cancellationToken);
 
-        // An agent that is asked for many times is decided once.
+        // An id that is sent many times is resolved once.
         var decisions = new Dictionary<Agent, Decision>(ReferenceEqualityComparer.Instance);
         foreach (var agent in agents.OfType<Agent>())
         {

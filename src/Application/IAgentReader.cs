@@ -2,29 +2,20 @@ using CalcomAccounts.Domain;
 
 namespace CalcomAccounts.Application;
 
-/// <summary>Reads agents from where the platform keeps them.</summary>
+/// <summary>Reads agents from the platform's database.</summary>
 public interface IAgentReader
 {
     /// <summary>
-    /// The agents as they are stored now, in the order of <paramref name="agentIds"/>: null for one that does not exist, is
-    /// deleted, or is out of the caller's reach. One round trip at most for all, and nothing is answered from memory.
+    /// The agents as they are stored now, in the order of <paramref name="agentIds"/>: null for one that does not exist, is deleted,
+    /// or is outside the caller's organizations. All are read in one round trip, and nothing is cached.
     /// </summary>
     /// <exception cref="OperationCanceledException">
-    /// <paramref name="cancellationToken"/> was cancelled; the store has been told so, and is not waited for.
+    /// <paramref name="cancellationToken"/> was cancelled. The database is told to cancel, but not waited for.
     /// </exception>
-    /// <exception cref="TooManyLookupsException">There is no place left in the queue.</exception>
+    /// <exception cref="TooManyLookupsException">The queue has no room for these lookups.</exception>
     Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken);
 
-    /// <summary>Asks the store what lookups ask, beside them rather than in their queue.</summary>
-    /// <exception cref="Exception">The store does not answer it.</exception>
+    /// <summary>Sends the same statement as a lookup, bypassing the queue, to find out whether the database responds.</summary>
+    /// <exception cref="Exception">The database does not respond, or the statement fails.</exception>
     Task ProbeAsync(CancellationToken cancellationToken);
-}
-
-/// <summary>There is no place left in the queue of lookups.</summary>
-/// <param name="isOfCaller">Whether the caller itself has filled its share; otherwise all others together have filled the queue.</param>
-public sealed class TooManyLookupsException(bool isOfCaller)
-    : Exception(isOfCaller ? "The caller has as many lookups waiting as it may." : "The queue of lookups is full.")
-{
-    /// <summary>Whether the caller itself has filled its share.</summary>
-    public bool IsOfCaller { get; } = isOfCaller;
 }

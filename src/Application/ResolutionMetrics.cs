@@ -6,23 +6,23 @@ using MediatR;
 namespace CalcomAccounts.Application;
 
 /// <summary>
-/// What agents resolve to, how healthy that is, and how long a request takes, by operation: a step of the pipeline around each handler.
-/// No label names an agent, an organization or an account.
+/// The MediatR pipeline behavior that counts what agents resolve to and measures how long that takes, by operation:
+/// <c>docs/operations.md</c>. No label names an agent, an organization or an account.
 /// </summary>
 public sealed class ResolutionMetrics
     : IPipelineBehavior<GetAgentAccount, Decision?>, IPipelineBehavior<GetAgentAccounts, IReadOnlyList<Decision?>>
 {
-    /// <summary>The meter's name.</summary>
+    /// <summary>The meter to export.</summary>
     public const string MeterName = "CalcomAccounts";
 
-    // Any tenant may store any word; a label takes these.
+    // A tenant may store any status, but a label's values must be few: any other status counts as 'other'.
     private static readonly string[] s_statuses = ["active", "error", "unknown"];
 
     private readonly Counter<long> _resolutions;
     private readonly Counter<long> _statuses;
     private readonly Histogram<double> _duration;
 
-    /// <summary>Makes the instruments.</summary>
+    /// <summary>Creates the instruments on the meter <see cref="MeterName"/>.</summary>
     public ResolutionMetrics(IMeterFactory meters)
     {
         var meter = meters.Create(MeterName);
@@ -65,7 +65,7 @@ public sealed class ResolutionMetrics
 
     private void Record(string operation, Decision? decision)
     {
-        _resolutions.Add(1, new("operation", operation), new("type", decision is null ? "not_found" : AccountNames.Of(decision.Effective.Type)));
+        _resolutions.Add(1, new("operation", operation), new("type", decision is null ? "not_found" : WireNames.Of(decision.Effective.Type)));
         if (decision?.Effective.Status is { } status && _statuses.Enabled)
         {
             var word = status.Trim().ToLowerInvariant();

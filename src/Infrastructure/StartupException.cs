@@ -1,4 +1,4 @@
 namespace CalcomAccounts.Infrastructure;
 
-/// <summary>The service can't start, or a command can't do its work. The message is one line for the person who started it, without a secret.</summary>
+/// <summary>The service can't start, or a command failed. The message is one line for the operator, without secrets.</summary>
 public sealed class StartupException(string message, Exception? innerException = null) : Exception(message, innerException);

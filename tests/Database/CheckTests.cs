@@ -21,10 +21,10 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Matches(@"^PostgreSQL \d+\.\d+$", report.Checks[0].Detail);
         Assert.All(report.Checks.Skip(1).Take(4), check => Assert.Equal("table", check.Detail));
         Assert.Equal(
-            ["the login can read what requests ask for", "the login can't read api_key", "the login can write none of them"],
+            ["the login can read all columns that requests need", "the login can't read api_key", "the login can't write these relations"],
             report.Checks.Skip(5).Take(3).Select(check => check.Detail));
-        Assert.Matches(@"^what requests ask is answered, in \d+ ms the first time$", report.Checks[9].Detail);
-        Assert.Equal(("each id is there once", "one agent is found by indexes alone"), (report.Checks[8].Detail, report.Checks[10].Detail));
+        Assert.Matches(@"^the service's statement succeeds, in \d+ ms the first time$", report.Checks[9].Detail);
+        Assert.Equal(("all ids are unique and not null", "a lookup uses indexes only"), (report.Checks[8].Detail, report.Checks[10].Detail));
     }
 
     [Fact]
@@ -35,7 +35,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         await views.AddKeyAsync(agent, new());
 
         var failure = Assert.Single((await CheckAsync(views)).Checks, check => !check.Ok);
-        Assert.Equal(("plan", "no index leads to one agent's rows, so all rows are scanned in assistant_secrets, assistants, calendars, workspace_users"), (failure.Name, failure.Detail));
+        Assert.Equal(("plan", "an index is missing; a lookup scans all rows of assistant_secrets, assistants, calendars, workspace_users"), (failure.Name, failure.Detail));
 
         await views.ExecuteAsync(Docs.Block("docs/database.md", "sql", "create index"));
         var report = await CheckAsync(views);
@@ -51,7 +51,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("alter table calcom.org_accounts alter column created_at drop default, alter column created_at type date", "org_accounts", "column created_at is date, not timestamptz")]
     [InlineData("alter table calcom.org_members rename to members; create materialized view calcom.org_members as select org_id, subject from calcom.members; grant select on calcom.org_members to calcom_reader", "org_members", "materialized view")]
     [InlineData("alter table calcom.agent_keys enable row level security", "agent_keys", "row-level security hides its rows")]
-    [InlineData("revoke usage on schema calcom from calcom_reader", "login_reads", "no usage on schema calcom")]
+    [InlineData("revoke usage on schema calcom from calcom_reader", "login_reads", "no usage privilege on schema calcom")]
     [InlineData("revoke select (status) on calcom.agent_keys from calcom_reader", "login_reads", "can't read agent_keys.status: ")]
     [InlineData("grant select on calcom.agent_keys to calcom_reader", "login_reads_no_key", "api_key")]
     [InlineData("grant select (api_key) on calcom.org_accounts to calcom_test_service", "login_reads_no_key", "api_key")]
@@ -59,12 +59,12 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("grant delete on calcom.agents to calcom_reader; grant update (status) on calcom.org_accounts to calcom_reader", "login_writes_nothing", "can write agents, org_accounts: ")]
     [InlineData("alter table calcom.agents rename to t; create view calcom.agents as select id, org_id, name, org_account_id, deleted_at, 1 / (random() * 0)::int as x from calcom.t where 1 / (random() * 0)::int = 1; grant select on calcom.agents to calcom_reader; insert into calcom.t (org_id) values (gen_random_uuid())", "statement", "division by zero")]
     [InlineData("alter table calcom.org_members rename to t; create view calcom.org_members with (security_invoker) as select org_id, subject from calcom.t; revoke select on calcom.t from calcom_reader; grant select on calcom.org_members to calcom_reader", "answer", "permission denied")]
-    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "or there more than once: agents: 2")]
-    [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "or there more than once: org_accounts: 1")]
-    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "so all rows are scanned in agent_keys")]
-    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "so all rows are scanned in agents")]
-    [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "so all rows are scanned in org_members")]
-    [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "so all rows are scanned in org_members_expr_org_id_subject_idx")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "null or duplicate ids: agents: 2")]
+    [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "null or duplicate ids: org_accounts: 1")]
+    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "a lookup scans all rows of agent_keys")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "a lookup scans all rows of agents")]
+    [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "a lookup scans all rows of org_members")]
+    [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "a lookup scans all rows of org_members_expr_org_id_subject_idx")]
     public async Task WhatIsBrokenIsNamed_AndNothingElseIs(string sql, string name, string detail)
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
@@ -87,7 +87,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         var report = await CheckAsync(database);
 
         Assert.Equal(["connection", "schema"], report.Checks.Select(check => check.Name));
-        Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or make views as docs/database.md shows", report.Checks[1].Detail);
+        Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or create views as in docs/database.md", report.Checks[1].Detail);
         Assert.Null(report.Data);
         Assert.EndsWith("This database will not serve well: 1 check failed.", CheckReport.ToText(report), StringComparison.Ordinal);
     }

@@ -116,7 +116,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
 
         var why = await WhyNotAsync();
 
-        var match = Regex.Match(why, "pg_ctl --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) start --silent --wait --log .* failed: could not start Its log: first second$");
+        var match = Regex.Match(why, "pg_ctl --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) start --silent --wait --log .* failed: could not start; log: first second$");
         Assert.True(match.Success, why);
         await AssertEventuallyGoneAsync(match.Groups[1].Value);
     }
@@ -143,19 +143,19 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
 
         if (words is null)
         {
-            Assert.Contains("nobody", Assert.Throws<StartupException>(machine.UnprivilegedUser).Message, StringComparison.Ordinal);
+            Assert.Contains("nobody", Assert.Throws<StartupException>(machine.UnprivilegedCommandPrefix).Message, StringComparison.Ordinal);
         }
         else
         {
-            Assert.Equal(words, string.Join(' ', machine.UnprivilegedUser()));
+            Assert.Equal(words, string.Join(' ', machine.UnprivilegedCommandPrefix()));
         }
     }
 
     [Fact]
     public async Task ThisMachineIsTheRealOne()
     {
-        Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (PostgresLocator.This.Root, PostgresLocator.This.Path, PostgresLocator.This.IsPrivileged));
-        Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), PostgresLocator.This.PostgresImage);
+        Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (PostgresLocator.ThisMachine.Root, PostgresLocator.ThisMachine.Path, PostgresLocator.ThisMachine.IsPrivileged));
+        Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), PostgresLocator.ThisMachine.PostgresImage);
         await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
         Assert.NotEmpty(server.Description);
     }
@@ -168,7 +168,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         var steps = new List<string>();
         await using (var server = await EmbeddedPostgres.StartAsync(steps.Add, CancellationToken.None))
         {
-            Assert.Equal([$"{server.Description}: making its files", "starting it"], steps);
+            Assert.Equal([$"{server.Description}: initializing the data directory", "starting the server"], steps);
             folder = new NpgsqlConnectionStringBuilder(server.ConnectionString).Host!;
             postmaster = int.Parse((await File.ReadAllLinesAsync($"{folder}/postmaster.pid"))[0], CultureInfo.InvariantCulture);
 
@@ -225,7 +225,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         var steps = new List<string>();
         await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_timeout, steps.Add, CancellationToken.None))
         {
-            Assert.Equal([$"{server.Description}: starting it, after a download the first time", "waiting for it to answer"], steps);
+            Assert.Equal([$"{server.Description}: starting the container, after downloading the image the first time", "waiting until the server accepts connections"], steps);
             Assert.Equal($"PostgreSQL in Docker, image {expected}", server.Description);
             var connection = new NpgsqlConnectionStringBuilder(server.ConnectionString);
             Assert.Equal(("127.0.0.1", relay.Port, "postgres", "postgres", 32), (connection.Host, connection.Port, connection.Username, connection.Database, connection.Password!.Length));
@@ -245,9 +245,9 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Theory]
-    [InlineData("echo no such image >&2; exit 1", "echo 127.0.0.1:1", " failed: no such image; where Docker can't get the image, name one in CALCOM_ACCOUNTS_POSTGRES_IMAGE, or install PostgreSQL 14 or newer")]
+    [InlineData("echo no such image >&2; exit 1", "echo 127.0.0.1:1", " failed: no such image; if Docker can't download the image, set CALCOM_ACCOUNTS_POSTGRES_IMAGE to another one, or install PostgreSQL 14 or newer")]
     [InlineData("exit 0", "exit 1", " port ")]
-    [InlineData("exit 0", "echo 127.0.0.1:1", "the PostgreSQL container did not answer within 0.3 seconds: ")]
+    [InlineData("exit 0", "echo 127.0.0.1:1", "the PostgreSQL container did not accept connections within 0.3 seconds: ")]
     public async Task AContainerThatDoesNotStartIsSaidAndRemoved(string run, string port, string said)
     {
         await InstallDockerAsync(run, port);
@@ -295,9 +295,9 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         }
 
         Directory.CreateDirectory($"{_root}/path/bin");
-        File.CreateSymbolicLink($"{_root}/path/bin/docker", PostgresLocator.This.Docker!);
+        File.CreateSymbolicLink($"{_root}/path/bin/docker", PostgresLocator.ThisMachine.Docker!);
         string connectionString;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.This.PostgresImage), s_timeout, progress: null, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.ThisMachine.PostgresImage), s_timeout, progress: null, CancellationToken.None))
         {
             connectionString = server.ConnectionString;
             await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));

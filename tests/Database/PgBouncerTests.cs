@@ -112,7 +112,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     {
         using var bouncer = await StartBouncerAsync();
         var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), CancellationToken.None)).Checks);
-        Assert.Equal("unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string says Options=, as in docs/scaling.md", check.Detail);
+        Assert.Equal("unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string needs Options=, as in docs/scaling.md", check.Detail);
         await using var service = await TestService.StartAsync(ConnectionString(bouncer, ""));
 
         Assert.Equal(500, (await service.GetAccountAsync(await fixture.Tables.AddAgentAsync(_org), Tokens.OfOrganization(_org))).Status);

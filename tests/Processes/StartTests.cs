@@ -439,7 +439,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         using var process = ServiceProcess.Start(
             [AnyPort], new() { ["ASPNETCORE_ENVIRONMENT"] = "Development", ["PATH"] = $"{folder}:{Environment.GetEnvironmentVariable("PATH")}" });
 
-        await process.WaitForLineAsync($"  PostgreSQL 99.1 from {folder}: making its files ...");
+        await process.WaitForLineAsync($"  PostgreSQL 99.1 from {folder}: initializing the data directory ...");
         await File.WriteAllTextAsync($"{folder}/enough", "");
         Assert.Equal(1, await process.WaitForExitAsync());
         Assert.Matches("^calcom-accounts: .+/initdb .+ failed: the disk is full$", process.Errors);

@@ -7,7 +7,7 @@ namespace CalcomAccounts.Tests.Resilience;
 /// <summary>Who of those that wait is served next, and who has no place left.</summary>
 public sealed class LookupQueueTests
 {
-    private readonly SuspectList _suspects = new(TimeProvider.System);
+    private readonly LookupQuarantine _quarantine = new(TimeProvider.System);
 
     [Fact]
     public void OneCaller_FillsTheWholeBatch_InTheOrderOfArrival()
@@ -144,7 +144,7 @@ public sealed class LookupQueueTests
             Add(queue, Organization(), [1]);
         }
 
-        Assert.False(Assert.Throws<TooManyLookupsException>(() => Add(queue, Organization(), [1])).IsOfCaller);
+        Assert.False(Assert.Throws<TooManyLookupsException>(() => Add(queue, Organization(), [1])).IsCallerLimit);
     }
 
     [Fact]
@@ -178,7 +178,7 @@ public sealed class LookupQueueTests
     {
         var queue = Queue();
         var (caller, other, agent) = (Organization(), Organization(), Guid.NewGuid());
-        _suspects.Add(new([agent], caller));
+        _quarantine.Add(new([agent], caller));
         var innocent = Add(queue, caller, [1])[0];
         PendingRequest suspect = new([agent], caller), equal = new([agent], caller), ofOther = new([agent], other);
         foreach (var request in new[] { suspect, ofOther, equal })
@@ -188,12 +188,12 @@ public sealed class LookupQueueTests
 
         Assert.Equal([innocent], queue.TakeShared(64));
         Assert.False(queue.HasShared);
-        Assert.Equal([suspect, equal], queue.TakeApart(64));
-        Assert.Equal([ofOther], queue.TakeApart(64));
+        Assert.Equal([suspect, equal], queue.TakeIsolated(64));
+        Assert.Equal([ofOther], queue.TakeIsolated(64));
 
-        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = null });
-        Assert.True(_suspects.Contains(suspect));
-        _suspects.Remove(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = new([], null, null) });
+        _quarantine.Release(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = null });
+        Assert.True(_quarantine.Contains(suspect));
+        _quarantine.Release(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = new([], null, null) });
         queue.Add(suspect);
         Assert.Equal([suspect], queue.TakeShared(64));
     }
@@ -203,20 +203,20 @@ public sealed class LookupQueueTests
     {
         var queue = Queue();
         var requests = Add(queue, Organization(), [1, 1]);
-        _suspects.Add(requests[0]);
+        _quarantine.Add(requests[0]);
 
         Assert.Equal([requests[1]], queue.TakeShared(64));
-        Assert.Equal([requests[0]], queue.TakeApart(64));
+        Assert.Equal([requests[0]], queue.TakeIsolated(64));
     }
 
     [Fact]
     public void ListThatFailedAlone_IsSuspectForItsCallerOnly()
     {
         var (caller, other, agents) = (Organization(), Organization(), new[] { Guid.NewGuid(), Guid.NewGuid() });
-        _suspects.Add(new(agents, caller));
+        _quarantine.Add(new(agents, caller));
 
-        Assert.All(agents, agent => Assert.True(_suspects.Contains(new([agent], caller))));
-        Assert.All(agents, agent => Assert.False(_suspects.Contains(new([agent], other))));
+        Assert.All(agents, agent => Assert.True(_quarantine.Contains(new([agent], caller))));
+        Assert.All(agents, agent => Assert.False(_quarantine.Contains(new([agent], other))));
     }
 
     [Fact]
@@ -225,16 +225,16 @@ public sealed class LookupQueueTests
         var queue = Queue();
         var caller = Organization();
         var before = Add(queue, caller, [1, 1]);
-        queue.BeginQuestioning(caller);
+        queue.BeginRetry(new(caller));
         var after = Add(queue, caller, [1]);
         var others = Add(queue, Organization(), [1]);
 
         Assert.Equal(others, queue.TakeShared(64));
-        Assert.Equal([.. before, .. after], queue.TakeApart(64).OrderBy(request => after.Contains(request)));
+        Assert.Equal([.. before, .. after], queue.TakeIsolated(64).OrderBy(request => after.Contains(request)));
 
         var waiting = Add(queue, caller, [1]);
-        queue.EndQuestioning(caller);
-        Assert.False(queue.HasApart);
+        queue.EndRetry(new(caller));
+        Assert.False(queue.HasIsolated);
         Assert.Equal(waiting, queue.TakeShared(64));
     }
 
@@ -242,24 +242,24 @@ public sealed class LookupQueueTests
     public void CallerOfWhomThreeRequestsFailed_IsSuspectAsAWhole_ForSeconds()
     {
         var clock = new ManualClock();
-        var suspects = new SuspectList(clock);
+        var quarantine = new LookupQuarantine(clock);
         var caller = Organization();
         for (var i = 0; i < 3; i++)
         {
-            Assert.False(suspects.IsSuspect(new(caller)));
+            Assert.False(quarantine.ContainsCaller(new(caller)));
             var failing = new PendingRequest([Guid.NewGuid()], caller);
-            suspects.Add(failing);
-            suspects.Add(failing);
+            quarantine.Add(failing);
+            quarantine.Add(failing);
         }
 
-        Assert.True(suspects.IsSuspect(new(caller)));
-        Assert.False(suspects.IsSuspect(new(Organization())));
+        Assert.True(quarantine.ContainsCaller(new(caller)));
+        Assert.False(quarantine.ContainsCaller(new(Organization())));
         clock.Now += TimeSpan.FromSeconds(11).Ticks;
-        Assert.False(suspects.IsSuspect(new(caller)));
+        Assert.False(quarantine.ContainsCaller(new(caller)));
     }
 
     // More statements at once than a test takes, where it says nothing else.
-    private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _suspects, clock ?? TimeProvider.System);
+    private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _quarantine, clock ?? TimeProvider.System);
 
     private static Caller Organization() => Caller.OfOrganization(Guid.NewGuid());
 

@@ -25,7 +25,7 @@ public sealed record AgentCalcomEffectiveAccountData(
 {
     internal static AgentCalcomEffectiveAccountData Of(EffectiveAccount account) => new(
         account.Type is not AccountType.None,
-        AccountNames.Of(account.Type),
+        WireNames.Of(account.Type),
         account.Id?.ToString("D"),
         account.Name,
         account.Status,
@@ -55,10 +55,10 @@ public sealed record AgentCalcomExplanationData(
 public sealed record CalcomCandidateData(string Type, string? CalcomAccountId, string? Status, string Reason)
 {
     internal static CalcomCandidateData Of(Candidate candidate) => new(
-        AccountNames.Of(candidate.Type),
+        WireNames.Of(candidate.Type),
         candidate.Id?.ToString("D"),
         candidate.Status,
-        AccountNames.Of(candidate.Reason));
+        WireNames.Of(candidate.Reason));
 }
 
 /// <summary>The answer to a request for many agents.</summary>

@@ -123,7 +123,7 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
         catch (Exception exception)
         {
             // No reason not to start: it may come, or be migrated, meanwhile.
-            Console.WriteLine($"The database does not answer what requests ask: {ConnectionStrings.Explain(exception)}. 'check' says more.");
+            Console.WriteLine($"The database does not answer what requests ask: {DatabaseErrors.Describe(exception)}. 'check' says more.");
             return false;
         }
     }

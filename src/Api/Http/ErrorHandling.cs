@@ -52,7 +52,7 @@ internal static class ErrorHandling
             httpContext.Response.StatusCode = exception is BadHttpRequestException { StatusCode: StatusCodes.Status415UnsupportedMediaType } unsupported
                 ? unsupported.StatusCode
                 : StatusCodes.Status500InternalServerError;
-            if (exception is TooManyLookupsException { IsOfCaller: true })
+            if (exception is TooManyLookupsException { IsCallerLimit: true })
             {
                 httpContext.Response.StatusCode = StatusCodes.Status429TooManyRequests;
                 httpContext.Response.Headers.RetryAfter = "1";

@@ -42,7 +42,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
             : status >= StatusCodes.Status500InternalServerError ? LogLevel.Error
             : LogLevel.Information;
         var decision = details.Decision;
-        var outcome = decision is null ? Outcome(status) : AccountNames.Of(decision.Effective.Type);
+        var outcome = decision is null ? Outcome(status) : WireNames.Of(decision.Effective.Type);
         var agentId = values["agent_id"] is string text && Uuid.IsValid(text) ? text : null;
         var caller = CallerClaims.KindOf(context.User);
         var milliseconds = Math.Round(elapsed.TotalMilliseconds, 1);
@@ -80,7 +80,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         LogLevel level, Exception? exception, int statusCode, string outcome, string? reason, string? caller, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
 
     /// <summary>Of an exception of the database only what may be logged, in one line: its type, and what is known of its cause.</summary>
-    private sealed class Summary(Exception exception) : Exception(ConnectionStrings.Explain(exception))
+    private sealed class Summary(Exception exception) : Exception(DatabaseErrors.Describe(exception))
     {
         public override string ToString() => $"{exception.GetType()}: {Message}";
     }

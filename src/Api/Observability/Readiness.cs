@@ -62,7 +62,7 @@ internal sealed class Readiness(
         catch (Exception exception)
         {
             // A result rather than an exception, which each probe would throw again.
-            return HealthCheckResult.Unhealthy($"the database does not answer what requests ask: {ConnectionStrings.Explain(exception)}");
+            return HealthCheckResult.Unhealthy($"the database does not answer what requests ask: {DatabaseErrors.Describe(exception)}");
         }
     }
 

@@ -57,8 +57,8 @@ internal static class Telemetry
         {
             span.AddEvent(new("calcom.account.candidate", tags: new()
             {
-                ["calcom.account.type"] = AccountNames.Of(candidate.Type),
-                ["calcom.account.reason"] = AccountNames.Of(candidate.Reason),
+                ["calcom.account.type"] = WireNames.Of(candidate.Type),
+                ["calcom.account.reason"] = WireNames.Of(candidate.Reason),
             }));
         }
     }

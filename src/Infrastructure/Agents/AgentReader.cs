@@ -1,4 +1,3 @@
-using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Database;
 using Dapper;
@@ -6,22 +5,21 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
-/// <summary>An agent to look up, and for whom.</summary>
-internal readonly record struct Lookup(Guid AgentId, Caller Caller);
-
-/// <summary>Reads any number of agents in one statement.</summary>
+/// <summary>Reads any number of agents, and checks their callers' access, in one statement.</summary>
 internal sealed class AgentReader(NpgsqlDataSource dataSource)
 {
-    // The policy's 'connected' for ranking keys, on the text that is returned, with .NET's white space and without any locale. The
-    // unique index agent_keys_one_connected_per_agent has the same condition, and so serves it.
+    // 'Connected' as in docs/account-resolution.md, in SQL: the same white space as .NET trims, no locale, and the status as cut below. The
+    // unique index agent_keys_one_connected_per_agent has the same condition, so that PostgreSQL can use it.
     internal const string IsConnectedSql = $"""
         has_api_key and (left(status, 2048) collate "C" !~* '^{WhiteSpace}(inactive|not_connected){WhiteSpace}$') is not false
         """;
 
-    // For each lookup that reaches its agent one row an account, or one of nulls where it has none. It is of one organization: the
-    // caller's, or a member's agent's own. Another's account is not read, whatever the link says; a caller with neither organization
-    // nor subject would reach nothing. However many keys an agent has, the best-ranked 100 are read, each branch by an index of its own;
-    // and only the best of all, which may be the effective account, with its name and URL. Texts are cut.
+    // Returns, for each lookup whose agent the caller may see, one row per account, or one row of nulls if the agent has no account.
+    // - Tenancy (docs/adr/0001-tenancy-in-sql.md): the agent is of the caller's organization, or of one that the subject is a member of.
+    //   A linked account is only read if it is of the agent's organization. A caller with neither organization nor subject gets nothing.
+    // - Bounded rows (docs/adr/0005-bounded-rows.md): at most the best-ranked 100 keys of an agent are read, connected and disconnected
+    //   ones each through an index of their own. Texts are cut. Of the keys only the first, which may be the effective account, has its
+    //   name and URL.
     internal const string Sql = $"""
         select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
                account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
@@ -48,7 +46,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                   from calcom.agent_keys
                   where agent_id = agent.id and {IsConnectedSql}
                   window newest_first as (order by {CreatedAt} desc nulls last, id desc)
-                  order by {CreatedAt} desc nulls last, id desc -- by the expression, which no index has: the one of connected keys is better
+                  order by {CreatedAt} desc nulls last, id desc -- an expression, so that no index of that order is preferred to the one of connected keys
                   limit 100)
                  union all
                  (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
@@ -67,32 +65,32 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         ) account on true
         """;
 
-    // The same, told apart in the server's statistics.
+    // The leading comment tells probes from lookups in pg_stat_activity.
     internal const string ProbeSql = $"-- probe\n{Sql}";
 
     private const string WhiteSpace = @"[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*";
 
-    // .NET holds the years 1 to 9999, and infinity.
+    // Npgsql reads the years 1 to 9999, and infinity.
     private const string CreatedAt = """
         case when created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity' when created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity' else created_at end
         """;
 
-    // Npgsql clears its pool of ended sessions when it meets the first, and hands out others until it is done with that.
+    // After a restart of the server the pool may hand out a second session that has ended before Npgsql has cleared them all.
     private const int MaxAttempts = 3;
-    private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(10);
 
-    // Null where there is one server.
-    private readonly NpgsqlMultiHostDataSource? _servers = dataSource as NpgsqlMultiHostDataSource;
+    // Null when the connection string names one host only.
+    private readonly NpgsqlMultiHostDataSource? _multiHost = dataSource as NpgsqlMultiHostDataSource;
 
-    /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that is out of its caller's reach.</summary>
-    /// <param name="lookups">At least one, each there once.</param>
-    /// <param name="cancellationToken">Ends the statement.</param>
+    /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that its caller can't see.</summary>
+    /// <param name="lookups">At least one, without duplicates.</param>
+    /// <param name="cancellationToken">Cancels the statement.</param>
     /// <param name="sql"><see cref="Sql"/> or <see cref="ProbeSql"/>.</param>
-    /// <param name="whenConnected">Called when there is a session, before the statement is sent on it.</param>
-    /// <exception cref="DatabaseException">The database refused the statement or the login, or rows could not be read.</exception>
-    /// <exception cref="NpgsqlException">The database could not be asked.</exception>
+    /// <param name="onConnected">Called when the pool has handed out a session, before the statement is sent.</param>
+    /// <exception cref="DatabaseException">The database reported an error, or rows could not be read.</exception>
+    /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
     public async Task<Agent?[]> ReadAsync(
-        IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql, Action? whenConnected = null)
+        IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql, Action? onConnected = null)
     {
         var command = new CommandDefinition(
             sql,
@@ -103,7 +101,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                 Subjects = lookups.Select(lookup => lookup.Caller.Subject).ToArray(),
             },
             cancellationToken: cancellationToken);
-        var rows = await QueryAsync(command, whenConnected);
+        var rows = await QueryAsync(command, onConnected);
         try
         {
             return ToAgents(rows, lookups.Count);
@@ -128,25 +126,25 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         return agents;
     }
 
-    private async Task<List<Row>> QueryAsync(CommandDefinition command, Action? whenConnected)
+    private async Task<List<Row>> QueryAsync(CommandDefinition command, Action? onConnected)
     {
         for (var attempt = 1; ; attempt++)
         {
             try
             {
                 await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
-                whenConnected?.Invoke();
+                onConnected?.Invoke();
                 return await QueryAsync(connection, command);
             }
             catch (NpgsqlException exception) when (attempt < MaxAttempts && IsRetryable(exception))
             {
-                await Task.Delay(s_pause * attempt, command.CancellationToken);
+                await Task.Delay(s_retryDelay * attempt, command.CancellationToken);
             }
-            catch (NpgsqlException exception) when (attempt < MaxAttempts && _servers is not null && IsWithoutServer(exception))
+            catch (NpgsqlException exception) when (attempt < MaxAttempts && _multiHost is not null && IsNoHostAvailable(exception))
             {
-                // Those that have been away would be asked again only after Host Recheck Seconds.
-                _servers.ClearDatabaseStates();
-                await Task.Delay(s_pause * attempt, command.CancellationToken);
+                // Otherwise Npgsql would try the hosts that were offline again only after Host Recheck Seconds.
+                _multiHost.ClearDatabaseStates();
+                await Task.Delay(s_retryDelay * attempt, command.CancellationToken);
             }
             catch (PostgresException exception)
             {
@@ -163,21 +161,21 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         }
         catch (Exception exception) when (exception is not (NpgsqlException or OperationCanceledException))
         {
-            // Dapper's messages quote the value that it could not read.
+            // Dapper's messages quote the value that could not be read.
             throw DatabaseException.From(exception);
         }
     }
 
-    // A session that the server or PgBouncer has ended while it was pooled, or a statement prepared before the schema changed (0A000).
-    // Reading again changes nothing. What has taken its time to fail is not tried again, unless there is another server to try it on; nor
-    // is what the server says of the statement, whatever code a view raises it with.
+    // Retried are sessions that the server or PgBouncer ended while they were pooled, statements that were prepared before the schema
+    // changed (0A000), and lost connections. A timeout is only retried if there is another host. Any other error of the statement is not,
+    // whatever its code, because a view may raise any.
     private bool IsRetryable(NpgsqlException exception) => exception is PostgresException error
-        ? DatabaseException.EndsSession(error) ? error.IsTransient || error.SqlState is PostgresErrorCodes.ProtocolViolation
+        ? DatabaseErrors.EndsSession(error) ? error.IsTransient || error.SqlState is PostgresErrorCodes.ProtocolViolation
             : error.SqlState is PostgresErrorCodes.FeatureNotSupported
-        : exception.IsTransient && (_servers is not null || exception.InnerException is not TimeoutException);
+        : exception.IsTransient && (_multiHost is not null || exception.InnerException is not TimeoutException);
 
-    // Of several servers, none that was not known to be away could be connected to.
-    private static bool IsWithoutServer(NpgsqlException exception) =>
+    // Npgsql found no host to connect to; the hosts that it believes to be offline were not tried.
+    private static bool IsNoHostAvailable(NpgsqlException exception) =>
         exception is not PostgresException && exception.InnerException is null or AggregateException;
 
     private sealed record Row(

@@ -7,76 +7,84 @@ using Npgsql;
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>
-/// Request batching (the DataLoader pattern): only so many statements are in flight, and lookups that arrive meanwhile share the next, by
-/// <see cref="LookupQueue"/>'s fair shares. Nothing waits for a timer, and nothing is kept: each lookup is read after it has arrived.
-/// A statement that fails or holds others up is read again in parts, so that the lookup to blame fails alone; beside the others, suspects
-/// have one statement in flight.
+/// Batches lookups (the DataLoader pattern, <c>docs/adr/0003-request-batching.md</c>): a limited number of statements, one in each
+/// <b>shared slot</b>, is in flight, and the lookups that arrive meanwhile share the next one. There is neither a timer nor a cache.
+/// <para>
+/// Failures are isolated (<c>docs/adr/0004-failure-isolation.md</c>). A batch that fails or times out is <b>retried</b> in smaller
+/// batches, first one for each caller, then halves, until the lookups that fail are on their own. These are then <b>quarantined</b> for 10
+/// seconds: they share no statement with other lookups, and run in the <b>isolated slot</b>, one for all, so that they hold nobody else up.
+/// A caller with too many of them is quarantined as a whole. While a retry of a caller goes on, its other requests use the isolated slot
+/// too.
+/// </para>
 /// </summary>
 internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
 
-    // How long a shared statement may take while the database answers others: many times what one takes.
+    // Many times what a statement usually takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
 
-    private static readonly TimeSpan s_grace = TimeSpan.FromMilliseconds(25);
-
-    // Leaves time to connect.
+    // Includes the time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
 
-    // Suspects that fail at once are asked no faster.
-    private static readonly TimeSpan s_pauseAfterFailure = TimeSpan.FromMilliseconds(25);
+    // How long a statement may go on after a probe has succeeded: both may have been held up by the same cause.
+    private static readonly TimeSpan s_gracePeriod = TimeSpan.FromMilliseconds(25);
 
-    private static readonly ActivitySource s_source = new(InfrastructureServices.ActivitySourceName);
+    // Limits the rate of quarantined lookups that fail at once.
+    private static readonly TimeSpan s_delayAfterFailure = TimeSpan.FromMilliseconds(25);
 
-    private static readonly ExecutionContext s_noRequest = CaptureNoRequest();
+    private static readonly ActivitySource s_activitySource = new(InfrastructureServices.ActivitySourceName);
+
+    private static readonly ExecutionContext s_emptyContext = CaptureEmptyContext();
 
     private readonly AgentReader _reader;
     private readonly LookupLimits _limits;
 
-    // Guards all below, and what each request went with.
+    // Guards all fields below, and PendingRequest.Batch.
     private readonly Lock _lock = new();
-    private readonly SuspectList _suspects = new(TimeProvider.System);
+    private readonly LookupQuarantine _quarantine = new(TimeProvider.System);
     private readonly LookupQueue _queue;
-    private readonly Queue<List<PendingRequest>> _partsByCaller = [];
-    private readonly Queue<List<PendingRequest>> _partsOfOneCaller = [];
+
+    // Each retry has requests of one caller only.
+    private readonly Queue<List<PendingRequest>> _sharedRetries = [];
+    private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
-    private bool _isApartInFlight;
+    private bool _isIsolatedInFlight;
 
-    // How long statements have taken lately, as a moving average.
-    private TimeSpan _usual;
+    // An exponential moving average.
+    private TimeSpan _averageDuration;
 
-    // Whether the database answers at all: one question at a time, for whichever statements want to know.
-    private Task<bool>? _answering;
+    // All statements that need to know whether the database responds share one probe.
+    private Task<bool>? _probe;
 
     public BatchingAgentReader(AgentReader reader, LookupLimits limits) =>
-        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, limits.MaxConcurrentStatements, _suspects, TimeProvider.System));
+        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, limits.MaxConcurrentStatements, _quarantine, TimeProvider.System));
 
     /// <inheritdoc/>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
     {
         if (caller is { OrgId: null, Subject: null })
         {
-            throw new ArgumentException("Reaches nothing.", nameof(caller));
+            throw new ArgumentException("The caller has neither an organization nor a subject.", nameof(caller));
         }
 
-        // PostgreSQL's text can't hold a NUL, so no such subject is a member of anything.
+        // PostgreSQL can't store a NUL character, so such a subject is a member of nothing.
         if (caller.Subject?.Contains('\0') is true)
         {
             return new Agent?[agentIds.Count];
         }
 
         var pending = new PendingRequest(agentIds, caller);
-        IReadOnlyList<PendingRequest> displaced;
+        IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
-            displaced = _queue.Add(pending);
+            evicted = _queue.Add(pending);
         }
 
         StartIdleSlots();
-        foreach (var other in displaced)
+        foreach (var other in evicted)
         {
-            other.TrySetException(new TooManyLookupsException(isOfCaller: true));
+            other.TrySetException(new TooManyLookupsException(isCallerLimit: true));
         }
 
         try
@@ -85,7 +93,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
-            Abandon(pending);
+            CancelRequest(pending);
             throw;
         }
     }
@@ -98,9 +106,9 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         while (TryReserveSlot() is { } slot)
         {
-            // It serves others' lookups too, so it carries no one request's trace on.
+            // A slot serves many requests, so it must not inherit the trace of the one that starts it.
             ExecutionContext.Run(
-                s_noRequest,
+                s_emptyContext,
                 static state =>
                 {
                     var (reader, slot) = ((BatchingAgentReader, Slot))state!;
@@ -114,16 +122,16 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            if (_sharedInFlight < _limits.MaxConcurrentStatements && (_queue.HasShared || _partsByCaller.Count > 0))
+            if (_sharedInFlight < _limits.MaxConcurrentStatements && (_queue.HasShared || _sharedRetries.Count > 0))
             {
                 _sharedInFlight++;
                 return Slot.Shared;
             }
 
-            if (!_isApartInFlight && (_queue.HasApart || _partsOfOneCaller.Count > 0))
+            if (!_isIsolatedInFlight && (_queue.HasIsolated || _isolatedRetries.Count > 0))
             {
-                _isApartInFlight = true;
-                return Slot.Apart;
+                _isIsolatedInFlight = true;
+                return Slot.Isolated;
             }
 
             return null;
@@ -132,59 +140,60 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     private async Task RunSlotAsync(Slot slot)
     {
-        while (TakeNext(slot) is { } batch)
+        while (TakeBatch(slot) is { } batch)
         {
-            await AnswerAsync(batch);
+            await RunBatchAsync(batch);
 
-            // Requests that have arrived meanwhile come first, and go along.
+            // Lets requests that have arrived meanwhile queue up, so that they join the next batch.
             await Task.Yield();
         }
 
-        // What could not be taken here may wait for the other slot.
+        // Requests that this slot could not take may have moved to the other kind of slot.
         StartIdleSlots();
     }
 
-    private Batch? TakeNext(Slot slot)
+    /// <returns>Null, after releasing the slot, when there is nothing to run in it.</returns>
+    private Batch? TakeBatch(Slot slot)
     {
         lock (_lock)
         {
-            var parts = slot is Slot.Shared ? _partsByCaller : _partsOfOneCaller;
-            while (parts.TryDequeue(out var part))
+            var retries = slot is Slot.Shared ? _sharedRetries : _isolatedRetries;
+            while (retries.TryDequeue(out var retry))
             {
-                if (part.Exists(request => !request.Task.IsCompleted))
+                if (retry.Exists(request => !request.Task.IsCompleted))
                 {
-                    return Batch.Of(part, slot, isPart: true);
+                    return new(retry, slot, isRetry: true);
                 }
 
-                _queue.EndQuestioning(part[0].Caller);
+                _queue.EndRetry(retry[0].CallerKey);
             }
 
-            var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : _queue.TakeApart(MaxBatch);
+            var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : _queue.TakeIsolated(MaxBatch);
             if (requests is not [])
             {
-                return Batch.Of(requests, slot, isPart: false);
+                return new(requests, slot, isRetry: false);
             }
 
             _sharedInFlight -= slot is Slot.Shared ? 1 : 0;
-            _isApartInFlight &= slot is Slot.Shared;
+            _isIsolatedInFlight &= slot is Slot.Shared;
             return null;
         }
     }
 
-    private async Task AnswerAsync(Batch batch)
+    private async Task RunBatchAsync(Batch batch)
     {
         try
         {
             var agents = await ReadAsync(batch);
-            Settle(batch, agents);
-            batch.Requests.ForEach(request => request.SetAgents(agents));
+            RecordSuccess(batch, agents);
+            batch.Requests.ForEach(request => request.TrySetAgents(agents));
         }
-        catch (Exception exception) when (!batch.IsOverdue && exception is (NpgsqlException or DatabaseException { HasEndedSession: true }))
+        catch (Exception exception) when (!batch.HasTimedOut && exception is (NpgsqlException or DatabaseException { HasEndedSession: true }))
         {
-            // A row may end its session, too; but where the database answers nothing else either, that says nothing of what was asked.
-            if (batch.Connected.Task.IsCompleted && await IsAnsweringAsync())
+            // A row may make its session end, too. But when the database does not respond at all, no lookup is the cause.
+            if (batch.Connected.Task.IsCompleted && await IsDatabaseRespondingAsync())
             {
-                Fail(Separate(batch), exception);
+                Fail(Isolate(batch), exception);
             }
             else
             {
@@ -194,20 +203,20 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
         catch (Exception exception)
         {
-            var failed = Separate(batch);
+            var failed = Isolate(batch);
             Fail(failed, exception);
-            if (failed is not [] && batch.Slot is Slot.Apart)
+            if (failed is not [] && batch.Slot is Slot.Isolated)
             {
-                await Task.Delay(s_pauseAfterFailure);
+                await Task.Delay(s_delayAfterFailure);
             }
         }
     }
 
     private async Task<IReadOnlyDictionary<Lookup, Agent?>> ReadAsync(Batch batch)
     {
-        // A span has one parent; the others' traces are linked to it.
-        using var span = s_source.HasListeners()
-            ? s_source.StartActivity(
+        // A span has one parent only, so the other requests' traces are links.
+        using var span = s_activitySource.HasListeners()
+            ? s_activitySource.StartActivity(
                 "calcom.accounts.lookup",
                 ActivityKind.Internal,
                 batch.Requests[0].Trace,
@@ -215,7 +224,8 @@ internal sealed class BatchingAgentReader : IAgentReader
             : null;
         try
         {
-            var agents = await WaitAsync(_reader.ReadAsync(batch.Lookups, batch.Cancellation.Token, whenConnected: () => batch.Connected.TrySetResult()), batch);
+            var reading = _reader.ReadAsync(batch.Lookups, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
+            var agents = await WaitAsync(reading, batch);
             return batch.Lookups.Zip(agents).ToDictionary(found => found.First, found => found.Second);
         }
         catch (Exception exception)
@@ -227,23 +237,26 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
+    /// <summary>Waits for a statement, and cancels it when it takes too long while other lookups could go on.</summary>
     private async Task<Agent?[]> WaitAsync(Task<Agent?[]> reading, Batch batch)
     {
-        // Until there is a session, it is not the statement that takes its time.
+        // The time to connect says nothing of the statement.
         await Task.WhenAny(reading, batch.Connected.Task);
-        while (!(batch.IsAlone && batch.Slot is Slot.Apart))
+
+        // A batch that is isolated already, and can't be split, has until the server's statement_timeout.
+        while (!(batch.IsIndivisible && batch.Slot is Slot.Isolated))
         {
-            // Where all statements are slow, none is for being so.
-            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _usual.Ticks * 4));
+            // The average adapts the timeout to a database that is slow as a whole.
+            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _averageDuration.Ticks * 4));
             await ((Task)reading).WaitAsync(timeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            var isOverdue = batch.IsPart || batch.Slot is Slot.Apart;
-            if (!isOverdue && !reading.IsCompleted)
+            var hasTimedOut = batch.IsRetry || batch.Slot is Slot.Isolated;
+            if (!hasTimedOut && !reading.IsCompleted)
             {
-                // Where the database answers another, it is the statement that is slow, unless both were held up until now.
-                var answering = IsAnsweringAsync();
-                await Task.WhenAny(reading, answering);
-                isOverdue = answering.IsCompleted && await answering;
-                await ((Task)reading).WaitAsync(s_grace).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                // Only when a probe succeeds meanwhile is the statement itself slow, rather than the database.
+                var probe = IsDatabaseRespondingAsync();
+                await Task.WhenAny(reading, probe);
+                hasTimedOut = probe.IsCompleted && await probe;
+                await ((Task)reading).WaitAsync(s_gracePeriod).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             }
 
             if (reading.IsCompleted)
@@ -251,12 +264,12 @@ internal sealed class BatchingAgentReader : IAgentReader
                 break;
             }
 
-            if (isOverdue)
+            if (hasTimedOut)
             {
-                batch.IsOverdue = true;
-                Cancel(batch);
+                batch.HasTimedOut = true;
+                CancelStatement(batch);
 
-                // A server that is frozen does not end it: the slot goes on without.
+                // A frozen server does not react to the cancellation; the slot must not wait for it.
                 return await reading.WaitAsync(SharedStatementTimeout);
             }
         }
@@ -264,11 +277,11 @@ internal sealed class BatchingAgentReader : IAgentReader
         return await reading;
     }
 
-    private Task<bool> IsAnsweringAsync()
+    private Task<bool> IsDatabaseRespondingAsync()
     {
         lock (_lock)
         {
-            return _answering is { IsCompleted: false } ? _answering : _answering = Task.Run(async () =>
+            return _probe is { IsCompleted: false } ? _probe : _probe = Task.Run(async () =>
             {
                 using var timeout = new CancellationTokenSource(s_probeTimeout);
                 var probe = ProbeAsync(timeout.Token);
@@ -278,24 +291,25 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    private void Settle(Batch batch, IReadOnlyDictionary<Lookup, Agent?> agents)
+    private void RecordSuccess(Batch batch, IReadOnlyDictionary<Lookup, Agent?> agents)
     {
         lock (_lock)
         {
-            _usual = (_usual * 0.9) + (Stopwatch.GetElapsedTime(batch.Sent) * 0.1);
-            batch.Requests.ForEach(request => _suspects.Remove(request, agents));
+            _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
+            batch.Requests.ForEach(request => _quarantine.Release(request, agents));
         }
 
         End(batch);
     }
 
+    /// <summary>Lets the queue know that the batch's statement has ended.</summary>
     private void End(Batch batch)
     {
         lock (_lock)
         {
-            if (batch.IsPart)
+            if (batch.IsRetry)
             {
-                _queue.EndQuestioning(batch.Requests[0].Caller);
+                _queue.EndRetry(batch.Requests[0].CallerKey);
             }
             else if (batch.Slot is Slot.Shared)
             {
@@ -306,39 +320,38 @@ internal sealed class BatchingAgentReader : IAgentReader
         StartIdleSlots();
     }
 
-    /// <summary>Has what a statement was to answer read again in parts, those of different callers first.</summary>
-    /// <returns>The requests that are to blame, as they were read alone.</returns>
-    private List<PendingRequest> Separate(Batch batch)
+    /// <summary>Retries a batch in smaller ones, or quarantines its lookups where it can't be split.</summary>
+    /// <returns>The requests to fail: those that failed on their own.</returns>
+    private List<PendingRequest> Isolate(Batch batch)
     {
         List<PendingRequest> failed = [];
         lock (_lock)
         {
             var waiting = batch.Requests.FindAll(request => !request.Task.IsCompleted);
             waiting.ForEach(request => request.Batch = null);
-            if (batch.IsAlone && (waiting is not [] || batch.IsOverdue))
+            var callers = waiting.GroupBy(request => request.CallerKey).ToList();
+            if (batch.IsIndivisible && (waiting is not [] || batch.HasTimedOut))
             {
-                _suspects.Add(batch.Requests[0]);
-                if (batch.IsOverdue)
+                _quarantine.Add(batch.Requests[0]);
+                if (batch.HasTimedOut)
                 {
-                    waiting.ForEach(_queue.Return);
+                    // They run again in the isolated slot, where they may take longer.
+                    waiting.ForEach(_queue.Requeue);
                 }
                 else
                 {
                     failed = waiting;
                 }
             }
-            else if (waiting.Select(request => new CallerKey(request.Caller)).Distinct().Count() > 1)
+            else if (callers.Count > 1)
             {
-                foreach (var part in waiting.GroupBy(request => new CallerKey(request.Caller)))
-                {
-                    AddPart(_partsByCaller, [.. part]);
-                }
+                callers.ForEach(requests => AddRetry(_sharedRetries, [.. requests]));
             }
             else
             {
                 foreach (var half in waiting.Chunk(Math.Max(1, (waiting.Count + 1) / 2)))
                 {
-                    AddPart(_partsOfOneCaller, [.. half]);
+                    AddRetry(_isolatedRetries, [.. half]);
                 }
             }
         }
@@ -347,17 +360,17 @@ internal sealed class BatchingAgentReader : IAgentReader
         return failed;
     }
 
-    private void AddPart(Queue<List<PendingRequest>> parts, List<PendingRequest> part)
+    private void AddRetry(Queue<List<PendingRequest>> retries, List<PendingRequest> requests)
     {
-        _queue.BeginQuestioning(part[0].Caller);
-        parts.Enqueue(part);
+        _queue.BeginRetry(requests[0].CallerKey);
+        retries.Enqueue(requests);
     }
 
     private static void Fail(List<PendingRequest> requests, Exception exception)
     {
         foreach (var request in requests)
         {
-            // Each throws its own: the stack trace of one that is thrown again and again grows with every request.
+            // Each request gets a copy, because an exception's stack trace grows each time that it is thrown.
             request.TrySetException(exception switch
             {
                 DatabaseException failure => failure.Copy(),
@@ -367,27 +380,27 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    /// <summary>Nobody waits for it any more. Where that is true of a whole batch, the server is told to end its statement.</summary>
-    private void Abandon(PendingRequest pending)
+    /// <summary>Removes a request from the queue, or cancels its statement when each of the batch's requests is cancelled.</summary>
+    private void CancelRequest(PendingRequest pending)
     {
         pending.TrySetCanceled();
         lock (_lock)
         {
-            if (pending.Node.List is not null)
+            if (pending.QueueNode.List is not null)
             {
                 _queue.Remove(pending);
             }
             else if (pending.Batch is { } batch && batch.Requests.TrueForAll(other => other.Task.IsCanceled))
             {
-                Cancel(batch);
+                CancelStatement(batch);
             }
         }
     }
 
-    // Npgsql blocks while it sends that, for seconds where the server is frozen.
-    private static void Cancel(Batch batch) => _ = batch.Cancellation.CancelAsync();
+    // Not awaited: Npgsql blocks while it sends the cancellation, for seconds when the server is frozen.
+    private static void CancelStatement(Batch batch) => _ = batch.Cancellation.CancelAsync();
 
-    private static ExecutionContext CaptureNoRequest()
+    private static ExecutionContext CaptureEmptyContext()
     {
         ExecutionContext? context = null;
         var thread = new Thread(() => context = ExecutionContext.Capture());
@@ -395,44 +408,4 @@ internal sealed class BatchingAgentReader : IAgentReader
         thread.Join();
         return context!;
     }
-}
-
-/// <summary>Where a statement runs.</summary>
-internal enum Slot
-{
-    /// <summary>One of those that lookups of all callers share.</summary>
-    Shared,
-
-    /// <summary>The one of suspects, which has a session of its own.</summary>
-    Apart,
-}
-
-/// <summary>The requests of one statement.</summary>
-/// <param name="Requests">At least one.</param>
-/// <param name="Slot">Where it runs.</param>
-/// <param name="IsPart">Whether it reads again, for one caller, a part of what has failed.</param>
-internal sealed record Batch(List<PendingRequest> Requests, Slot Slot, bool IsPart)
-{
-    /// <summary>What is read: equal lookups once.</summary>
-    public IReadOnlyList<Lookup> Lookups { get; } = Requests is [var one] ? one.Lookups : [.. Requests.SelectMany(request => request.Lookups).Distinct()];
-
-    /// <summary>Whether all of it asks the same, so that a failure is of nothing else.</summary>
-    public bool IsAlone => Requests.TrueForAll(request => request.IsEqualTo(Requests[0]));
-
-    public static Batch Of(List<PendingRequest> requests, Slot slot, bool isPart)
-    {
-        var batch = new Batch(requests, slot, isPart);
-        requests.ForEach(request => request.Batch = batch);
-        return batch;
-    }
-
-    public CancellationTokenSource Cancellation { get; } = new();
-
-    public long Sent { get; } = Stopwatch.GetTimestamp();
-
-    /// <summary>Completed when there is a session to send it on.</summary>
-    public TaskCompletionSource Connected { get; } = new();
-
-    /// <summary>Whether it was cancelled for taking too long.</summary>
-    public bool IsOverdue { get; set; }
 }

@@ -1,195 +1,195 @@
-using System.Diagnostics;
 using CalcomAccounts.Application;
-using CalcomAccounts.Domain;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>
-/// The lookups that wait, served by deficit round robin over their callers: each gets the same number of lookups a turn, however many
-/// requests or connections it has; and where there are others, one whose lookups would fill half of the statements waits for these.
-/// Lookups that may hold others up wait apart. It is not thread-safe.
+/// The bounded queue of lookups, served by deficit round robin over callers: each caller gets the same number of lookups a turn, however
+/// many requests or connections it has. While other callers are active, a caller with many lookups in flight is skipped. Requests for the
+/// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. The reasons are in
+/// <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
 /// </summary>
-internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList suspects, TimeProvider clock)
+internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuarantine quarantine, TimeProvider clock)
 {
-    // So many lookups are half of a statement.
-    private const int HalfStatement = 32;
-
-    // How long a caller counts as one of the others after it was last served.
-    private static readonly TimeSpan s_activity = TimeSpan.FromSeconds(1);
-
-    // Lookups that a caller gets a turn. A batch has room for the turns of several.
+    // How many lookups a caller gets a turn; a batch has room for the turns of several callers.
     private const int Quantum = 16;
+
+    // Half of a full statement.
+    private const int MaxInFlightPerStatement = 32;
+
+    // How long after it was last served a caller counts as active.
+    private static readonly TimeSpan s_activeWindow = TimeSpan.FromSeconds(1);
 
     private readonly Dictionary<CallerKey, WaitingCaller> _callers = [];
     private readonly LinkedList<WaitingCaller> _shared = [];
-    private readonly LinkedList<WaitingCaller> _apart = [];
+    private readonly LinkedList<WaitingCaller> _isolated = [];
     private int _count;
 
-    // The two callers that were served last.
-    private (CallerKey Key, long Served) _latest;
-    private (CallerKey Key, long Served) _latestOther;
+    // The two callers that were served last, so that one of them always differs from a given caller.
+    private (CallerKey Key, long Time) _lastServed;
+    private (CallerKey Key, long Time) _lastServedBefore;
 
-    private int MaxLookupsOfOneCaller => Math.Max(1, maxLookups / 4);
+    /// <summary>Whether a request may go to a shared slot now.</summary>
+    public bool HasShared => _shared.Any(caller => !IsAtInFlightLimit(caller));
 
-    /// <summary>Queues a request. A caller of whom nothing waits may queue one of any length.</summary>
-    /// <returns>The requests that had to make room for it, for the caller to fail.</returns>
+    /// <summary>Whether a request may go to the isolated slot now.</summary>
+    public bool HasIsolated => _isolated.Count > 0;
+
+    private int MaxLookupsPerCaller => Math.Max(1, maxLookups / 4);
+
+    /// <summary>Queues a request. A caller that has nothing queued may queue a request of any length.</summary>
+    /// <returns>The requests that were evicted to make room; the caller of this method has to fail them.</returns>
     /// <exception cref="TooManyLookupsException">
-    /// Its caller has its share of the queue already, or others have filled it, each with no more than this one would have.
+    /// The caller's share is used up, or the queue is full and no other caller has more queued than this one would have.
     /// </exception>
     public IReadOnlyList<PendingRequest> Add(PendingRequest request)
     {
-        var caller = CallerOf(request);
-        if (caller.Count > 0 && caller.Count + request.Count > MaxLookupsOfOneCaller)
+        var caller = GetOrAddCaller(request.CallerKey);
+        if (caller.Count > 0 && caller.Count + request.Count > MaxLookupsPerCaller)
         {
-            throw new TooManyLookupsException(isOfCaller: true);
+            throw new TooManyLookupsException(isCallerLimit: true);
         }
 
-        List<PendingRequest> displaced = [];
+        List<PendingRequest> evicted = [];
         while (_count > 0 && _count + request.Count > maxLookups)
         {
             var heaviest = _callers.Values.MaxBy(other => other.Count)!;
             if (heaviest == caller || heaviest.Count <= caller.Count + 1)
             {
-                if (displaced is not [])
+                if (evicted is not [])
                 {
                     break;
                 }
 
-                Forget(caller);
-                throw new TooManyLookupsException(isOfCaller: caller.Count > 0);
+                RemoveIfIdle(caller);
+                throw new TooManyLookupsException(isCallerLimit: caller.Count > 0);
             }
 
-            displaced.Add((heaviest.Apart.Last ?? heaviest.Shared.Last)!.Value);
-            Unlink(heaviest, displaced[^1]);
-            Forget(heaviest);
+            evicted.Add((heaviest.Isolated.Last ?? heaviest.Shared.Last)!.Value);
+            Unlink(heaviest, evicted[^1]);
+            RemoveIfIdle(heaviest);
         }
 
         Append(caller, request);
-        return displaced;
+        return evicted;
     }
 
-    /// <summary>Queues a request again that has been taken, whatever its caller's share.</summary>
-    public void Return(PendingRequest request) => Append(CallerOf(request), request);
+    /// <summary>Queues a request again that was taken before; no limit applies.</summary>
+    public void Requeue(PendingRequest request) => Append(GetOrAddCaller(request.CallerKey), request);
 
-    /// <summary>Takes back a request that nobody waits for any more.</summary>
+    /// <summary>Removes a queued request that was cancelled.</summary>
     public void Remove(PendingRequest request)
     {
-        var caller = CallerOf(request);
+        var caller = GetOrAddCaller(request.CallerKey);
         Unlink(caller, request);
-        Forget(caller);
+        RemoveIfIdle(caller);
     }
 
-    /// <summary>The requests of the next statement, of any callers; none where nothing waits that may share one.</summary>
-    /// <param name="maxBatch">How many different lookups may share one. A request that has more goes alone.</param>
+    /// <summary>Takes the requests of the next batch for a shared slot; empty when there are none.</summary>
+    /// <param name="maxBatch">How many different lookups a batch may have. A request with more gets a batch of its own.</param>
     public List<PendingRequest> TakeShared(int maxBatch)
     {
         var batch = FillShared(maxBatch);
-        batch.ForEach(request => CallerOf(request).InFlight += request.Count);
+        batch.ForEach(request => GetOrAddCaller(request.CallerKey).InFlight += request.Count);
         return batch;
     }
 
-    /// <summary>A statement of what was taken to share one has ended.</summary>
+    /// <summary>Has to be called when the statement of <see cref="TakeShared"/> has ended.</summary>
     public void EndShared(List<PendingRequest> batch)
     {
         foreach (var request in batch)
         {
-            var caller = CallerOf(request);
+            var caller = GetOrAddCaller(request.CallerKey);
             caller.InFlight -= request.Count;
-            Forget(caller);
+            RemoveIfIdle(caller);
         }
     }
 
     /// <summary>
-    /// The requests of the next statement that shares with no other caller: a suspect and those equal to it, or those of a caller that is
-    /// in question; none where nothing waits apart.
+    /// Takes the requests of the next batch for the isolated slot, all of one caller: a quarantined request and those with the same
+    /// lookups, or requests that are not quarantined themselves. Empty when there are none.
     /// </summary>
-    public List<PendingRequest> TakeApart(int maxBatch)
+    public List<PendingRequest> TakeIsolated(int maxBatch)
     {
         var batch = new List<PendingRequest>();
-        if (_apart.First?.Value is not { } caller)
+        if (_isolated.First?.Value is not { } caller)
         {
             return batch;
         }
 
         var lookups = 0;
-        for (var node = caller.Apart.First; node is not null; node = node.Next)
+        for (var node = caller.Isolated.First; node is not null; node = node.Next)
         {
             var request = node.Value;
-            var isSuspect = suspects.Contains(request);
-            if (batch is [] || (isSuspect ? request.IsEqualTo(batch[0]) : !suspects.Contains(batch[0]) && lookups + request.Count <= maxBatch))
+            var isQuarantined = quarantine.Contains(request);
+            if (batch is [] || (isQuarantined ? request.HasSameLookups(batch[0]) : !quarantine.Contains(batch[0]) && lookups + request.Count <= maxBatch))
             {
                 batch.Add(request);
-                lookups += isSuspect ? 0 : request.Count;
+                lookups += isQuarantined ? 0 : request.Count;
             }
         }
 
         batch.ForEach(request => Unlink(caller, request));
-        if (caller.ApartNode.List is not null)
+        if (caller.IsolatedNode.List is not null)
         {
-            _apart.Remove(caller.ApartNode);
-            _apart.AddLast(caller.ApartNode);
+            _isolated.Remove(caller.IsolatedNode);
+            _isolated.AddLast(caller.IsolatedNode);
         }
 
-        Forget(caller);
+        RemoveIfIdle(caller);
         return batch;
     }
 
-    /// <summary>Whether anything waits that may be taken now.</summary>
-    public bool HasShared => _shared.Any(caller => !HasEnoughInFlight(caller));
+    /// <summary>From now on, until all its retries have ended, the caller's requests go to the isolated slot.</summary>
+    public void BeginRetry(CallerKey key) => GetOrAddCaller(key).Retries++;
 
-    public bool HasApart => _apart.Count > 0;
-
-    /// <summary>What has failed is being read again in parts: meanwhile nothing else of its caller shares with others.</summary>
-    public void BeginQuestioning(Caller caller)
+    public void EndRetry(CallerKey key)
     {
-        var waiting = CallerOf(new CallerKey(caller));
-        waiting.InQuestion++;
-    }
-
-    public void EndQuestioning(Caller caller)
-    {
-        var waiting = CallerOf(new CallerKey(caller));
-        waiting.InQuestion--;
-        if (!IsApart(waiting))
+        var caller = GetOrAddCaller(key);
+        caller.Retries--;
+        if (!IsIsolated(caller))
         {
-            foreach (var request in waiting.Apart.Where(request => !suspects.Contains(request)).ToList())
+            foreach (var request in caller.Isolated.Where(request => !quarantine.Contains(request)).ToList())
             {
-                Requeue(waiting, request);
+                Reassign(caller, request);
             }
         }
 
-        Forget(waiting);
+        RemoveIfIdle(caller);
     }
 
     private List<PendingRequest> FillShared(int maxBatch)
     {
         var batch = new List<PendingRequest>();
         var lookups = new HashSet<Lookup>();
-        var passed = 0;
-        while (lookups.Count < maxBatch && passed < _shared.Count)
+        var skipped = 0;
+        while (lookups.Count < maxBatch && skipped < _shared.Count)
         {
             var caller = _shared.First!.Value;
-            if (IsApart(caller))
+            if (IsIsolated(caller))
             {
-                MoveApart(caller);
+                foreach (var request in caller.Shared.ToList())
+                {
+                    Reassign(caller, request);
+                }
+
                 continue;
             }
 
-            if (HasEnoughInFlight(caller))
+            if (IsAtInFlightLimit(caller))
             {
-                passed++;
+                skipped++;
                 EndTurn(caller);
                 continue;
             }
 
-            passed = 0;
-            var taken = batch.Count;
+            skipped = 0;
+            var sizeBefore = batch.Count;
             caller.Deficit += Quantum;
             while (caller.Shared.First?.Value is { } request)
             {
-                if (suspects.Contains(request))
+                if (quarantine.Contains(request))
                 {
-                    Requeue(caller, request);
+                    Reassign(caller, request);
                     continue;
                 }
 
@@ -200,14 +200,14 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
 
                 if (batch.Count > 0 && lookups.Count + request.Lookups.Count(lookup => !lookups.Contains(lookup)) > maxBatch)
                 {
-                    // It goes with the next, in the same turn.
-                    caller.Deficit -= taken == batch.Count ? Quantum : 0;
+                    // The request goes with the next batch. A turn in which its caller got nothing is not counted.
+                    caller.Deficit -= sizeBefore == batch.Count ? Quantum : 0;
                     return batch;
                 }
 
                 caller.Deficit -= request.Count;
-                _latestOther = _latest.Key == caller.Key ? _latestOther : _latest;
-                _latest = (caller.Key, clock.GetTimestamp());
+                _lastServedBefore = _lastServed.Key == caller.Key ? _lastServedBefore : _lastServed;
+                _lastServed = (caller.Key, clock.GetTimestamp());
                 Unlink(caller, request);
                 batch.Add(request);
                 lookups.UnionWith(request.Lookups);
@@ -219,24 +219,24 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         return batch;
     }
 
-    // Others would wait for a long statement of its own in each slot.
-    private bool HasEnoughInFlight(WaitingCaller caller) =>
-        caller.InFlight >= HalfStatement * Math.Max(1, maxStatements / 2)
-        && (_shared.Count > 1 || clock.GetElapsedTime((_latest.Key == caller.Key ? _latestOther : _latest).Served) < s_activity);
+    // Without a limit a caller could fill every slot with long statements, and others would wait for them.
+    private bool IsAtInFlightLimit(WaitingCaller caller) =>
+        caller.InFlight >= MaxInFlightPerStatement * Math.Max(1, maxStatements / 2)
+        && (_shared.Count > 1 || clock.GetElapsedTime((_lastServed.Key == caller.Key ? _lastServedBefore : _lastServed).Time) < s_activeWindow);
 
-    private bool IsApart(WaitingCaller caller) => caller.InQuestion > 0 || suspects.IsSuspect(caller.Key);
+    private bool IsIsolated(WaitingCaller caller) => caller.Retries > 0 || quarantine.ContainsCaller(caller.Key);
 
     private void Append(WaitingCaller caller, PendingRequest request)
     {
-        var isApart = IsApart(caller) || suspects.Contains(request);
-        (isApart ? caller.Apart : caller.Shared).AddLast(request.Node);
+        var isIsolated = IsIsolated(caller) || quarantine.Contains(request);
+        (isIsolated ? caller.Isolated : caller.Shared).AddLast(request.QueueNode);
         caller.Count += request.Count;
         _count += request.Count;
-        if (isApart && caller.ApartNode.List is null)
+        if (isIsolated && caller.IsolatedNode.List is null)
         {
-            _apart.AddLast(caller.ApartNode);
+            _isolated.AddLast(caller.IsolatedNode);
         }
-        else if (!isApart && caller.SharedNode.List is null)
+        else if (!isIsolated && caller.SharedNode.List is null)
         {
             _shared.AddLast(caller.SharedNode);
         }
@@ -244,12 +244,12 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
 
     private void Unlink(WaitingCaller caller, PendingRequest request)
     {
-        request.Node.List!.Remove(request.Node);
+        request.QueueNode.List!.Remove(request.QueueNode);
         caller.Count -= request.Count;
         _count -= request.Count;
-        if (caller.Apart.Count is 0 && caller.ApartNode.List is not null)
+        if (caller.Isolated.Count is 0 && caller.IsolatedNode.List is not null)
         {
-            _apart.Remove(caller.ApartNode);
+            _isolated.Remove(caller.IsolatedNode);
         }
 
         if (caller.Shared.Count is 0 && caller.SharedNode.List is not null)
@@ -259,19 +259,11 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         }
     }
 
-    // It may belong elsewhere by now: apart, or no longer.
-    private void Requeue(WaitingCaller caller, PendingRequest request)
+    /// <summary>Moves a request to the list, shared or isolated, where it belongs by now.</summary>
+    private void Reassign(WaitingCaller caller, PendingRequest request)
     {
         Unlink(caller, request);
         Append(caller, request);
-    }
-
-    private void MoveApart(WaitingCaller caller)
-    {
-        foreach (var request in caller.Shared.ToList())
-        {
-            Requeue(caller, request);
-        }
     }
 
     private void EndTurn(WaitingCaller caller)
@@ -282,12 +274,10 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
             _shared.AddLast(caller.SharedNode);
         }
 
-        Forget(caller);
+        RemoveIfIdle(caller);
     }
 
-    private WaitingCaller CallerOf(PendingRequest request) => CallerOf(new CallerKey(request.Caller));
-
-    private WaitingCaller CallerOf(CallerKey key)
+    private WaitingCaller GetOrAddCaller(CallerKey key)
     {
         if (!_callers.TryGetValue(key, out var caller))
         {
@@ -297,9 +287,9 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
         return caller;
     }
 
-    private void Forget(WaitingCaller caller)
+    private void RemoveIfIdle(WaitingCaller caller)
     {
-        if (caller is { Count: 0, InQuestion: 0, InFlight: 0 })
+        if (caller is { Count: 0, Retries: 0, InFlight: 0 })
         {
             _callers.Remove(caller.Key);
         }
@@ -307,74 +297,28 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, SuspectList
 
     private sealed class WaitingCaller
     {
-        public WaitingCaller(CallerKey key) => (Key, SharedNode, ApartNode) = (key, new(this), new(this));
+        public WaitingCaller(CallerKey key) => (Key, SharedNode, IsolatedNode) = (key, new(this), new(this));
 
         public CallerKey Key { get; }
 
         public LinkedList<PendingRequest> Shared { get; } = [];
 
-        public LinkedList<PendingRequest> Apart { get; } = [];
+        public LinkedList<PendingRequest> Isolated { get; } = [];
 
         public LinkedListNode<WaitingCaller> SharedNode { get; }
 
-        public LinkedListNode<WaitingCaller> ApartNode { get; }
+        public LinkedListNode<WaitingCaller> IsolatedNode { get; }
 
-        /// <summary>Lookups that wait, shared and apart.</summary>
+        /// <summary>Queued lookups, shared and isolated.</summary>
         public int Count { get; set; }
 
-        /// <summary>Lookups of its turn that are left to it.</summary>
+        /// <summary>Lookups that its turn still allows.</summary>
         public int Deficit { get; set; }
 
-        /// <summary>Lookups in shared statements in flight.</summary>
+        /// <summary>Lookups in flight in shared slots.</summary>
         public int InFlight { get; set; }
 
-        /// <summary>How many parts of what has failed are being read again.</summary>
-        public int InQuestion { get; set; }
+        /// <summary>Retries that are queued or in flight.</summary>
+        public int Retries { get; set; }
     }
-}
-
-/// <summary>Whose share of the queue a lookup takes: the token's organization's, else its subject's, whatever organization that names.</summary>
-internal readonly record struct CallerKey(Guid? OrgId, string? Subject)
-{
-    public CallerKey(Caller caller)
-        : this(caller.Subject is null ? caller.OrgId : null, caller.Subject)
-    {
-    }
-}
-
-/// <summary>The lookups of one request, which are read in one statement.</summary>
-internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
-{
-    private readonly IReadOnlyList<Guid> _agentIds;
-
-    // One goes on where its batch is answered, as to wake a thread for each would cost more than it does. Many have more to do.
-    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller)
-        : base(agentIds.Count > 1 ? TaskCreationOptions.RunContinuationsAsynchronously : TaskCreationOptions.None)
-    {
-        _agentIds = agentIds;
-        Caller = caller;
-        Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
-        Node = new(this);
-    }
-
-    public Caller Caller { get; }
-
-    /// <summary>What is read: an agent that is asked for twice, once.</summary>
-    public IReadOnlyList<Lookup> Lookups { get; }
-
-    /// <summary>What it takes of its caller's share: an agent that is asked for twice is answered twice.</summary>
-    public int Count => _agentIds.Count;
-
-    public LinkedListNode<PendingRequest> Node { get; }
-
-    /// <summary>The request's own trace, where it has one.</summary>
-    public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
-
-    /// <summary>What it went with last; null while it is queued.</summary>
-    public Batch? Batch { get; set; }
-
-    public bool IsEqualTo(PendingRequest other) => Lookups.SequenceEqual(other.Lookups);
-
-    public void SetAgents(IReadOnlyDictionary<Lookup, Agent?> agents) =>
-        TrySetResult([.. _agentIds.Select(agentId => agents[new(agentId, Caller)])]);
 }

@@ -3,10 +3,10 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Database;
 
-/// <summary>What the service's login may do in the database.</summary>
+/// <summary>Checks the privileges of the service's login in the database.</summary>
 public sealed class LoginPrivileges(NpgsqlDataSource dataSource)
 {
-    // As any role that the login is a member of: SET ROLE reaches those that it does not inherit from.
+    // Includes every role that the login is a member of, because it may SET ROLE even to one whose privileges it doesn't inherit.
     internal const string CanReadApiKeySql = """
         select exists (
             select from pg_attribute attribute
@@ -17,9 +17,9 @@ public sealed class LoginPrivileges(NpgsqlDataSource dataSource)
               and has_column_privilege(role.oid, attribute.attrelid, attribute.attnum, 'select'))
         """;
 
-    /// <summary>Whether an <c>api_key</c> is within its reach; never so where the relations have no such column.</summary>
-    /// <exception cref="DatabaseException">The database refused the statement.</exception>
-    /// <exception cref="NpgsqlException">The database can't be asked.</exception>
+    /// <summary>Whether the login can read a column <c>api_key</c>; false where the relations have none.</summary>
+    /// <exception cref="DatabaseException">The database reported an error.</exception>
+    /// <exception cref="NpgsqlException">The database can't be reached.</exception>
     public async Task<bool> CanReadApiKeyAsync(CancellationToken cancellationToken)
     {
         try

@@ -10,62 +10,63 @@ using Npgsql;
 namespace CalcomAccounts.Infrastructure.Development;
 
 /// <summary>
-/// A private, throw-away PostgreSQL for development and tests: this machine's own programs, else a Docker container.
-/// It is empty at first, and gone with the process that started it, however that process ends.
+/// A private, temporary PostgreSQL server for development and tests: by the programs installed on this machine, or else a Docker
+/// container. Its databases are empty, and it is stopped and deleted when this process ends, even when it is killed
+/// (docs/adr/0012-embedded-postgresql.md).
 /// </summary>
 public sealed partial class EmbeddedPostgres : IAsyncDisposable
 {
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
 
-    private static readonly string s_wanted = $"PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer";
+    private static readonly string s_requirement = $"PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer";
 
     private readonly Process _reaper;
 
     private EmbeddedPostgres(Process reaper, string connectionString, string description, string psqlCommand) =>
         (_reaper, ConnectionString, Description, PsqlCommand) = (reaper, connectionString, description, psqlCommand);
 
-    /// <summary>Connects to database <c>postgres</c> as the superuser <c>postgres</c>.</summary>
+    /// <summary>For the database <c>postgres</c>, as the superuser <c>postgres</c>.</summary>
     public string ConnectionString { get; }
 
-    /// <summary>What runs, for a person: the programs' version and place, or the image.</summary>
+    /// <summary>For messages: the version and folder of the programs, or the container's image.</summary>
     public string Description { get; }
 
-    /// <summary>A shell command that opens psql on <see cref="ConnectionString"/>; it holds no password.</summary>
+    /// <summary>A shell command that opens psql on this server; it has no password in it.</summary>
     public string PsqlCommand { get; }
 
-    /// <summary>Starts it and waits until it answers.</summary>
-    /// <param name="progress">Told what is done next, for a person who waits; nobody may.</param>
-    /// <param name="cancellationToken">Gives the start up.</param>
-    /// <exception cref="StartupException">There is neither a PostgreSQL nor a Docker here, or it did not start.</exception>
+    /// <summary>Starts a server and waits until it accepts connections.</summary>
+    /// <param name="progress">Called with a line of text before each step; may be null.</param>
+    /// <param name="cancellationToken">Cancels the start.</param>
+    /// <exception cref="StartupException">Neither PostgreSQL nor Docker was found, or the server did not start.</exception>
     public static Task<EmbeddedPostgres> StartAsync(Action<string>? progress, CancellationToken cancellationToken) =>
-        StartAsync(PostgresLocator.This, TimeSpan.FromSeconds(30), progress, cancellationToken);
+        StartAsync(PostgresLocator.ThisMachine, TimeSpan.FromSeconds(30), progress, cancellationToken);
 
     internal static async Task<EmbeddedPostgres> StartAsync(
-        PostgresLocator machine, TimeSpan containerTimeout, Action<string>? progress, CancellationToken cancellationToken)
+        PostgresLocator locator, TimeSpan containerTimeout, Action<string>? progress, CancellationToken cancellationToken)
     {
-        string? whyNoDocker = null;
+        string? dockerError = null;
 
         // The reaper is a POSIX shell.
         if (!OperatingSystem.IsWindows())
         {
-            if (await FindProgramsAsync(machine, cancellationToken) is { } programs)
+            if (await FindProgramsAsync(locator, cancellationToken) is { } programs)
             {
-                return await StartProgramsAsync(programs, machine.UnprivilegedUser(), progress, cancellationToken);
+                return await StartProgramsAsync(programs, locator.UnprivilegedCommandPrefix(), progress, cancellationToken);
             }
 
-            if (machine.Docker is { } docker)
+            if (locator.Docker is { } docker)
             {
-                (var version, whyNoDocker) = await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken);
+                (var version, dockerError) = await TryRunAsync([docker, "version", "--format", "{{.Server.Version}}"], cancellationToken);
                 if (version is not null)
                 {
-                    return await StartContainerAsync(docker, machine.PostgresImage ?? DefaultImage, containerTimeout, progress, cancellationToken);
+                    return await StartContainerAsync(docker, locator.PostgresImage ?? DefaultImage, containerTimeout, progress, cancellationToken);
                 }
             }
         }
 
         throw new StartupException(
-            $"no database: install {s_wanted} (its initdb and pg_ctl are looked for on PATH and where packages put them), or start Docker{(whyNoDocker is null ? "" : $" ({whyNoDocker})")}, or set {ConnectionStrings.Key}");
+            $"no database: install {s_requirement} (initdb and pg_ctl have to be on PATH or where packages install them), or start Docker{(dockerError is null ? "" : $" ({dockerError})")}, or set {ConnectionStrings.Key}");
     }
 
     /// <summary>Stops the server and deletes its data.</summary>
@@ -77,25 +78,25 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     }
 
     private static async Task<EmbeddedPostgres> StartProgramsAsync(
-        Programs programs, string[] asUser, Action<string>? progress, CancellationToken cancellationToken)
+        Programs programs, string[] commandPrefix, Action<string>? progress, CancellationToken cancellationToken)
     {
         var description = $"PostgreSQL {programs.Version} from {programs.Folder}";
 
-        // Not TMPDIR: a socket's path has to be short, and root's TMPDIR may be closed to the user below.
+        // Not in TMPDIR: the path of a Unix socket must be short, and root's TMPDIR may not be accessible to the user below.
         var data = $"/tmp/calcom-accounts-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
-        string[] pgCtl = [.. asUser, $"{programs.Folder}/pg_ctl", "--pgdata", data];
+        string[] pgCtl = [.. commandPrefix, $"{programs.Folder}/pg_ctl", "--pgdata", data];
 
         var reaper = StartReaper(
-            asUser, $"'{programs.Folder}/pg_ctl' stop --silent --mode immediate --pgdata '{data}'; rm -rf '{data}'");
+            commandPrefix, $"'{programs.Folder}/pg_ctl' stop --silent --mode immediate --pgdata '{data}'; rm -rf '{data}'");
         try
         {
-            progress?.Invoke($"{description}: making its files");
+            progress?.Invoke($"{description}: initializing the data directory");
             await RunAsync(
-                [.. asUser, $"{programs.Folder}/initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust",
+                [.. commandPrefix, $"{programs.Folder}/initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust",
                     "--encoding", "UTF8", "--no-locale", "--no-sync"],
                 cancellationToken);
 
-            // Reachable through a socket in a folder that only its owner can enter; durability is of no use to it.
+            // Only reachable through a socket in a folder of its owner's. The data is temporary, so durability is switched off.
             await File.AppendAllTextAsync(
                 $"{data}/postgresql.conf",
                 $"""
@@ -107,14 +108,14 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
 
                 """,
                 cancellationToken);
-            progress?.Invoke("starting it");
+            progress?.Invoke("starting the server");
             await RunAsync([.. pgCtl, "start", "--silent", "--wait", "--log", $"{data}/log"], cancellationToken);
         }
         catch (StartupException exception) when (File.Exists($"{data}/log"))
         {
             var log = (await File.ReadAllTextAsync($"{data}/log", cancellationToken)).ReplaceLineEndings(" ").Trim();
             reaper.StandardInput.Close();
-            throw new StartupException($"{exception.Message} Its log: {log}", exception);
+            throw new StartupException($"{exception.Message}; log: {log}", exception);
         }
         catch
         {
@@ -139,7 +140,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         var reaper = StartReaper([], $"'{docker}' rm --force --volumes '{name}'");
         try
         {
-            progress?.Invoke($"{description}: starting it, after a download the first time");
+            progress?.Invoke($"{description}: starting the container, after downloading the image the first time");
             try
             {
                 await RunAsync(
@@ -151,14 +152,14 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             catch (StartupException exception)
             {
                 throw new StartupException(
-                    $"{exception.Message}; where Docker can't get the image, name one in {PostgresLocator.PostgresImageVariable}, or install {s_wanted}", exception);
+                    $"{exception.Message}; if Docker can't download the image, set {PostgresLocator.PostgresImageVariable} to another one, or install {s_requirement}", exception);
             }
 
             var address = await RunAsync([docker, "port", name, ContainerPort], cancellationToken);
             var connectionString =
                 $"Host=127.0.0.1;Port={address[(address.LastIndexOf(':') + 1)..].Trim()};Username=postgres;Password={password};Database=postgres";
-            progress?.Invoke("waiting for it to answer");
-            await WaitUntilAnsweredAsync(connectionString, timeout, cancellationToken);
+            progress?.Invoke("waiting until the server accepts connections");
+            await WaitUntilReadyAsync(connectionString, timeout, cancellationToken);
             return new(
                 reaper,
                 connectionString,
@@ -172,7 +173,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         }
     }
 
-    private static async Task WaitUntilAnsweredAsync(
+    private static async Task WaitUntilReadyAsync(
         string connectionString, TimeSpan timeout, CancellationToken cancellationToken)
     {
         var started = Stopwatch.GetTimestamp();
@@ -191,24 +192,24 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             catch (NpgsqlException exception)
             {
                 throw new StartupException(
-                    $"the PostgreSQL container did not answer within {timeout.TotalSeconds} seconds: {ConnectionStrings.Explain(exception)}");
+                    $"the PostgreSQL container did not accept connections within {timeout.TotalSeconds} seconds: {DatabaseErrors.Describe(exception)}");
             }
         }
     }
 
     /// <summary>
-    /// A shell in the background that cleans up when its standard input ends, which the kernel sees to even when this
-    /// process is killed. It ignores Ctrl-C, so that requests in flight are answered before the database goes; a child
-    /// of nobody in a session of its own, it outlives the killing of this process's whole tree or group. It cleans up twice, as
-    /// what was being started when this process was killed goes on for a moment; its output ends with the first time.
+    /// Starts a shell in the background that cleans up when its standard input is closed. The kernel closes it when this process ends, even
+    /// when it is killed. The shell ignores Ctrl-C, so that requests in flight are answered before the server stops; and it runs in a
+    /// session of its own, so that it survives when this process's tree or group is killed. It cleans up a second time after 5 seconds, because
+    /// a server that was just being started may still have come up. It closes its output after the first time.
     /// </summary>
-    private static Process StartReaper(string[] asUser, string cleanUp) => Start(
-        [.. asUser, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}; exec >&-; sleep 5; {cleanUp}\" 2>/dev/null &"]);
+    private static Process StartReaper(string[] commandPrefix, string cleanUp) => Start(
+        [.. commandPrefix, "sh", "-c", $"trap '' INT TERM HUP; exec 3<&0; $(command -v setsid) sh -c \"cat <&3; {cleanUp}; exec >&-; sleep 5; {cleanUp}\" 2>/dev/null &"]);
 
-    private static async Task<Programs?> FindProgramsAsync(PostgresLocator machine, CancellationToken cancellationToken)
+    private static async Task<Programs?> FindProgramsAsync(PostgresLocator locator, CancellationToken cancellationToken)
     {
         Programs? newest = null;
-        foreach (var folder in machine.PostgresFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
+        foreach (var folder in locator.PostgresFolders().Where(folder => File.Exists($"{folder}/initdb") && File.Exists($"{folder}/pg_ctl")))
         {
             if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is ({ } answer, _)
                 && VersionNumber.Match(answer) is { Success: true, Value: var version }
@@ -223,7 +224,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
         return newest;
     }
 
-    private static async Task<(string? Output, string? WhyNot)> TryRunAsync(string[] command, CancellationToken cancellationToken)
+    private static async Task<(string? Output, string? Error)> TryRunAsync(string[] command, CancellationToken cancellationToken)
     {
         try
         {

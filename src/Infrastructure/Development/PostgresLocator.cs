@@ -1,22 +1,22 @@
 namespace CalcomAccounts.Infrastructure.Development;
 
-/// <summary>Where programs and users are looked for: this machine, or a folder that plays one.</summary>
-/// <param name="Root">What the names of its files begin with; empty for this machine.</param>
-/// <param name="Path">Folders of programs, separated by colons.</param>
-/// <param name="IsPrivileged">Whether this process is root's.</param>
+/// <summary>Finds PostgreSQL's programs, Docker, and a user to run PostgreSQL as. Tests let it look into a folder of theirs.</summary>
+/// <param name="Root">The folder that stands for <c>/</c>; empty for the real one.</param>
+/// <param name="Path">As the environment variable <c>PATH</c>.</param>
+/// <param name="IsPrivileged">Whether this process runs as root.</param>
 /// <param name="PostgresImage">The image to run in Docker; null for the default.</param>
 internal sealed record PostgresLocator(string Root, string Path, bool IsPrivileged, string? PostgresImage)
 {
-    /// <summary>The variable of the environment that names <see cref="PostgresImage"/>.</summary>
+    /// <summary>The environment variable of <see cref="PostgresImage"/>.</summary>
     public const string PostgresImageVariable = "CALCOM_ACCOUNTS_POSTGRES_IMAGE";
 
-    public static PostgresLocator This => new(
+    public static PostgresLocator ThisMachine => new(
         "",
         Environment.GetEnvironmentVariable("PATH") ?? "",
         Environment.IsPrivilegedProcess,
         Environment.GetEnvironmentVariable(PostgresImageVariable));
 
-    /// <summary>The first docker on <see cref="Path"/>; null where there is none.</summary>
+    /// <summary>The path of the <c>docker</c> program; null if there is none.</summary>
     public string? Docker => FoldersOnPath.Select(folder => $"{folder}/docker").FirstOrDefault(File.Exists);
 
     private IEnumerable<string> FoldersOnPath => Path.Split(':', StringSplitOptions.RemoveEmptyEntries);
@@ -35,9 +35,12 @@ internal sealed record PostgresLocator(string Root, string Path, bool IsPrivileg
             .Select(folder => $"{folder}/bin"));
     }
 
-    /// <summary>PostgreSQL refuses to run as root: the words that run a command as its own user, or as nobody.</summary>
-    /// <exception cref="StartupException">There is neither of them.</exception>
-    public string[] UnprivilegedUser()
+    /// <summary>
+    /// What to put before a command so that it runs as the user postgres or nobody, because PostgreSQL refuses to run as root; empty for
+    /// any other user.
+    /// </summary>
+    /// <exception cref="StartupException">Neither user exists.</exception>
+    public string[] UnprivilegedCommandPrefix()
     {
         if (!IsPrivileged)
         {
@@ -46,7 +49,7 @@ internal sealed record PostgresLocator(string Root, string Path, bool IsPrivileg
 
         var users = File.ReadLines($"{Root}/etc/passwd").Select(line => line.Split(':')).ToLookup(fields => fields[0]);
         var user = users["postgres"].Concat(users["nobody"]).FirstOrDefault()
-            ?? throw new StartupException("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as");
+            ?? throw new StartupException("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run it as");
         return ["setpriv", "--reuid", user[2], "--regid", user[3], "--clear-groups", "--"];
     }
 }

@@ -5,13 +5,13 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Development;
 
-/// <summary>What <c>sample_data.sql</c> puts into a development database.</summary>
+/// <summary>The data of <c>sample_data.sql</c>, for development.</summary>
 public static class SampleData
 {
-    /// <summary>The one organization.</summary>
+    /// <summary>The organization of all sample agents.</summary>
     public static Guid OrgId { get; } = new("b0000000-0000-4000-8000-000000000001");
 
-    /// <summary>An agent for each outcome, by the <c>type</c> that the service answers for it.</summary>
+    /// <summary>One agent for each <c>type</c> of a response, by that type.</summary>
     public static IReadOnlyDictionary<string, Guid> AgentIds { get; } = new Dictionary<string, Guid>
     {
         ["agent"] = new("a0000000-0000-4000-8000-000000000001"),
@@ -20,10 +20,10 @@ public static class SampleData
     };
 
     /// <summary>
-    /// Migrates the new database that a superuser's connection string names, loads the sample, and returns the
-    /// connection string of a login that is <c>calcom_reader</c> and nothing else.
+    /// Migrates an empty database, as a superuser, and loads the sample data. Returns the connection string of a new login that has the
+    /// role <c>calcom_reader</c> and no other.
     /// </summary>
-    /// <exception cref="StartupException">The server is out of reach, or refused a step.</exception>
+    /// <exception cref="StartupException">The server can't be reached, or reported an error.</exception>
     public static async Task<string> LoadAsync(string ownerConnectionString, CancellationToken cancellationToken)
     {
         await DatabaseMigrator.MigrateAsync(ownerConnectionString, cancellationToken);
@@ -43,7 +43,7 @@ public static class SampleData
         }
         catch (NpgsqlException exception)
         {
-            throw new StartupException($"could not load the sample data: {ConnectionStrings.Explain(exception)}");
+            throw new StartupException($"could not load the sample data: {DatabaseErrors.Describe(exception)}");
         }
 
         return new NpgsqlConnectionStringBuilder(ownerConnectionString) { Username = "calcom_service", Password = password }.ConnectionString;

@@ -1,5 +1,5 @@
--- One organization with an agent for each outcome, and a developer who is its member. The keys are made up; no Cal.com knows them.
--- Twice is harmless.
+-- One organization with an agent for each type of account, and a developer who is its member. The keys are made up.
+-- Running it twice is harmless.
 insert into calcom.org_accounts (id, org_id, account_name, api_key) values
     ('c0000000-0000-4000-8000-000000000001', 'b0000000-0000-4000-8000-000000000001', 'Front desk', 'sample')
 on conflict do nothing;

@@ -9,20 +9,20 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Diagnostics;
 
-/// <summary>Asks a database all that the service depends on, as the service's own login: docs/database.md. It changes nothing.</summary>
+/// <summary>The command <c>check</c>: verifies what the service needs from a database (docs/database.md). It changes nothing.</summary>
 public static class DatabaseCheck
 {
-    /// <summary>Of PostgreSQL.</summary>
+    /// <summary>The oldest PostgreSQL version that the service supports.</summary>
     internal const int OldestMajorVersion = 14;
 
-    private const string HowToMake = "run 'migrate' as the database's owner, or make views as docs/database.md shows";
+    private const string HowToCreate = "run 'migrate' as the database's owner, or create views as in docs/database.md";
 
     private static readonly string[] s_uuid = ["uuid"];
     private static readonly string[] s_text = ["text", "varchar", "bpchar", "citext"];
     private static readonly string[] s_boolean = ["bool"];
     private static readonly string[] s_instant = ["timestamptz", "timestamp"];
 
-    // docs/database.md. api_key is not among them: a view needs none.
+    // As in docs/database.md, without api_key, which a view need not have.
     private static readonly Relation[] s_relations =
     [
         new("agents", [new("id", s_uuid), new("org_id", s_uuid), new("name", s_text, IsRead: false), new("org_account_id", s_uuid), new("deleted_at", s_instant)]),
@@ -34,7 +34,7 @@ public static class DatabaseCheck
     private static Column[] s_accountColumns =>
         [new("account_name", s_text), new("has_api_key", s_boolean), new("api_base_url", s_text), new("status", s_text), new("created_at", s_instant)];
 
-    // A domain's values are sent as its base type's.
+    // A domain counts as its base type, because its values are sent as such.
     private const string ColumnsSql = """
         with recursive base (oid, type) as (
             select oid, typname from pg_type where typtype <> 'd'
@@ -50,7 +50,7 @@ public static class DatabaseCheck
         where relation.relnamespace = to_regnamespace('calcom') and relation.relname = any(@Relations)
         """;
 
-    // As any role that the login is a member of, as in LoginPrivileges.
+    // Includes every role that the login is a member of, as in LoginPrivileges.
     private const string WritableSql = """
         select distinct relation.relname
         from pg_class relation
@@ -61,7 +61,7 @@ public static class DatabaseCheck
         order by 1
         """;
 
-    // A view may have a row twice, by a join for example.
+    // A view may return a row twice, for example because of a join.
     private const string IdsSql = """
         select relation || ': ' || count(*)
         from (
@@ -70,7 +70,7 @@ public static class DatabaseCheck
             select 'agent_keys' from calcom.agent_keys group by id having id is null or count(*) > 1
             union all
             select 'org_accounts' from calcom.org_accounts group by id having id is null or count(*) > 1
-        ) ambiguous
+        ) invalid
         group by relation
         order by relation
         """;
@@ -103,13 +103,13 @@ public static class DatabaseCheck
         from agent
         """;
 
-    /// <summary>Checks what it can; what depends on a check that has failed is left out.</summary>
-    /// <exception cref="StartupException"><paramref name="connectionString"/> is not a connection string, or one that can't be used.</exception>
+    /// <summary>Runs all checks, except for those that depend on one that has failed.</summary>
+    /// <exception cref="StartupException"><paramref name="connectionString"/> is not valid.</exception>
     public static async Task<DatabaseReport> RunAsync(string connectionString, CancellationToken cancellationToken)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
         var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.CheckDefaults);
-        var checks = new List<DatabaseFinding>();
+        var checks = new List<CheckResult>();
         DatabaseCounts? data = null;
         try
         {
@@ -126,37 +126,37 @@ public static class DatabaseCheck
         }
         catch (Exception exception) when (checks is [] && exception is not OperationCanceledException)
         {
-            checks.Add(new("connection", false, ConnectionStrings.Explain(exception)));
+            checks.Add(new("connection", false, DatabaseErrors.Describe(exception)));
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            checks.Add(new("statement", false, ExplainStatement(exception)));
+            checks.Add(new("statement", false, DescribeStatementError(exception)));
         }
 
         return new(ConnectionStrings.Describe(server), checks, data);
     }
 
-    private static DatabaseFinding CheckServer(NpgsqlConnection connection) => connection.PostgreSqlVersion.Major >= OldestMajorVersion
+    private static CheckResult CheckServer(NpgsqlConnection connection) => connection.PostgreSqlVersion.Major >= OldestMajorVersion
         ? new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}")
-        : new("connection", false, $"PostgreSQL {connection.PostgreSqlVersion}; it has to be {OldestMajorVersion} or newer");
+        : new("connection", false, $"PostgreSQL {connection.PostgreSqlVersion}; version {OldestMajorVersion} or newer is required");
 
-    /// <returns>Whether the service's statement can be asked at all.</returns>
-    private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)
+    /// <returns>Whether the service's statement can run at all.</returns>
+    private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<CheckResult> checks)
     {
         if (!await connection.ExecuteScalarAsync<bool>("select to_regnamespace('calcom') is not null"))
         {
-            checks.Add(new("schema", false, $"there is no schema calcom: {HowToMake}"));
+            checks.Add(new("schema", false, $"there is no schema calcom: {HowToCreate}"));
             return false;
         }
 
         var names = new { Relations = s_relations.Select(relation => relation.Name).ToArray() };
         var stored = (await connection.QueryAsync<StoredColumn>(ColumnsSql, names)).ToLookup(column => column.Relation);
-        var found = s_relations.Select(relation => relation.Compare([.. stored[relation.Name]])).ToList();
-        checks.AddRange(found);
+        var results = s_relations.Select(relation => relation.Compare([.. stored[relation.Name]])).ToList();
+        checks.AddRange(results);
 
         if (!await connection.ExecuteScalarAsync<bool>("select has_schema_privilege(to_regnamespace('calcom'), 'usage') is true"))
         {
-            checks.Add(new("login_reads", false, "the login has no usage on schema calcom: grant it calcom_reader"));
+            checks.Add(new("login_reads", false, "the login has no usage privilege on schema calcom: grant it calcom_reader"));
             return false;
         }
 
@@ -166,33 +166,33 @@ public static class DatabaseCheck
             .Select(needed => $"{needed.Relation}.{needed.Column}")
             .ToList();
         checks.Add(unreadable is []
-            ? new("login_reads", true, "the login can read what requests ask for")
+            ? new("login_reads", true, "the login can read all columns that requests need")
             : new("login_reads", false, $"the login can't read {string.Join(", ", unreadable)}: grant it calcom_reader"));
 
         checks.Add(await connection.ExecuteScalarAsync<bool>(LoginPrivileges.CanReadApiKeySql)
-            ? new("login_reads_no_key", false, "the login can read api_key: give the service one that is calcom_reader and nothing else")
+            ? new("login_reads_no_key", false, "the login can read api_key: use a login with the role calcom_reader and no other")
             : new("login_reads_no_key", true, "the login can't read api_key"));
 
         var writable = (await connection.QueryAsync<string>(WritableSql, names)).AsList();
         checks.Add(writable is []
-            ? new("login_writes_nothing", true, "the login can write none of them")
-            : new("login_writes_nothing", false, $"the login can write {string.Join(", ", writable)}: give the service one that is calcom_reader and nothing else"));
+            ? new("login_writes_nothing", true, "the login can't write these relations")
+            : new("login_writes_nothing", false, $"the login can write {string.Join(", ", writable)}: use a login with the role calcom_reader and no other"));
 
-        return found.TrueForAll(finding => finding.Ok) && unreadable is [];
+        return results.TrueForAll(result => result.Ok) && unreadable is [];
     }
 
-    private static async Task<bool> CheckIdsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)
+    private static async Task<bool> CheckIdsAsync(NpgsqlConnection connection, List<CheckResult> checks)
     {
-        var ambiguous = (await connection.QueryAsync<string>(IdsSql)).AsList();
-        checks.Add(ambiguous is []
-            ? new("ids", true, "each id is there once")
-            : new("ids", false, $"ids that are null, or there more than once: {string.Join(", ", ambiguous)}"));
-        return ambiguous is [];
+        var invalid = (await connection.QueryAsync<string>(IdsSql)).AsList();
+        checks.Add(invalid is []
+            ? new("ids", true, "all ids are unique and not null")
+            : new("ids", false, $"null or duplicate ids: {string.Join(", ", invalid)}"));
+        return invalid is [];
     }
 
-    // With rows where there are any, so that what can't be read as what it has to be is seen.
+    // With ids of rows that exist, so that values are read too.
     private static async Task<bool> CheckAnswerAsync(
-        NpgsqlConnection connection, NpgsqlDataSource dataSource, List<DatabaseFinding> checks, CancellationToken cancellationToken)
+        NpgsqlConnection connection, NpgsqlDataSource dataSource, List<CheckResult> checks, CancellationToken cancellationToken)
     {
         var sample = (await connection.QueryAsync<(Guid Id, Guid OrgId)>("""
             (select id, org_id from calcom.agents where id = (select agent_id from calcom.agent_keys limit 1) and deleted_at is null limit 1)
@@ -208,21 +208,21 @@ public static class DatabaseCheck
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            checks.Add(new("answer", false, $"what requests ask fails: {ExplainStatement(exception)}"));
+            checks.Add(new("answer", false, $"the service's statement fails: {DescribeStatementError(exception)}"));
             return false;
         }
 
         var milliseconds = Stopwatch.GetElapsedTime(started).TotalMilliseconds.ToString("0", CultureInfo.InvariantCulture);
-        checks.Add(new("answer", true, $"what requests ask is answered, in {milliseconds} ms the first time"));
+        checks.Add(new("answer", true, $"the service's statement succeeds, in {milliseconds} ms the first time"));
         return true;
     }
 
-    // What rows can't be read as is said by libraries in messages that quote them.
-    private static string ExplainStatement(Exception exception) =>
-        ConnectionStrings.Explain(exception is NpgsqlException or DatabaseException ? exception : DatabaseException.From(exception));
+    // Libraries quote values in their messages, so only the type of such an exception is reported.
+    private static string DescribeStatementError(Exception exception) =>
+        DatabaseErrors.Describe(exception is NpgsqlException or DatabaseException ? exception : DatabaseException.From(exception));
 
-    // Without whole scans where there is any other way, so that a table which is small today says what a big one would do.
-    private static async Task<DatabaseFinding> CheckPlanAsync(NpgsqlConnection connection)
+    // enable_seqscan=off makes the planner use an index, if there is any, even for a table that is still small.
+    private static async Task<CheckResult> CheckPlanAsync(NpgsqlConnection connection)
     {
         await using var transaction = await connection.BeginTransactionAsync();
         await connection.ExecuteAsync("set local enable_seqscan = off");
@@ -231,19 +231,19 @@ public static class DatabaseCheck
             new { AgentIds = new Guid[1], OrgIds = new Guid?[1], Subjects = new string?[1] });
 
         using var document = JsonDocument.Parse(plan!);
-        var whole = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsWhole)
+        var fullScans = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsFullScan)
             .Select(node => node.GetProperty(node.TryGetProperty("Relation Name", out _) ? "Relation Name" : "Index Name").GetString()).Distinct().Order().ToList();
-        return whole is []
-            ? new("plan", true, "one agent is found by indexes alone")
-            : new("plan", false, $"no index leads to one agent's rows, so all rows are scanned in {string.Join(", ", whole)}");
+        return fullScans is []
+            ? new("plan", true, "a lookup uses indexes only")
+            : new("plan", false, $"an index is missing; a lookup scans all rows of {string.Join(", ", fullScans)}");
     }
 
     private static IEnumerable<JsonElement> Nodes(JsonElement node) => node.TryGetProperty("Plans", out var children)
         ? children.EnumerateArray().SelectMany(Nodes).Prepend(node)
         : [node];
 
-    // An index that is walked from end to end has no condition.
-    private static bool IsWhole(JsonElement node) => node.GetProperty("Node Type").GetString() switch
+    // An index scan without a condition reads the whole index.
+    private static bool IsFullScan(JsonElement node) => node.GetProperty("Node Type").GetString() switch
     {
         "Seq Scan" => true,
         "Index Scan" or "Index Only Scan" or "Bitmap Index Scan" => !node.TryGetProperty("Index Cond", out _),
@@ -252,14 +252,14 @@ public static class DatabaseCheck
 
     private sealed record Relation(string Name, Column[] Columns)
     {
-        public DatabaseFinding Compare(List<StoredColumn> stored)
+        public CheckResult Compare(List<StoredColumn> stored)
         {
             if (stored is [])
             {
-                return new(Name, false, $"calcom.{Name} is missing: {HowToMake}");
+                return new(Name, false, $"calcom.{Name} is missing: {HowToCreate}");
             }
 
-            var problems = Columns.Select(column => stored.Find(one => one.Name == column.Name) switch
+            var problems = Columns.Select(column => stored.Find(candidate => candidate.Name == column.Name) switch
             {
                 null => $"column {column.Name} is missing",
                 { Type: var type } when !column.Types.Contains(type) => $"column {column.Name} is {type}, not {column.Types[0]}",
@@ -268,7 +268,7 @@ public static class DatabaseCheck
             var kind = KindOf(stored[0].Kind);
             if (kind is "materialized view")
             {
-                problems.Insert(0, "a materialized view says what was, not what is");
+                problems.Insert(0, "a materialized view returns outdated rows");
             }
 
             if (stored[0].IsHidden)
@@ -291,29 +291,3 @@ public static class DatabaseCheck
 
     private sealed record StoredColumn(string Relation, string Kind, string? Name, string? Type, bool IsReadable, bool IsHidden);
 }
-
-/// <summary>What was found in a database.</summary>
-/// <param name="Database">The server and the database, without user and password.</param>
-/// <param name="Checks">In the order of asking.</param>
-/// <param name="Data">Null where it could not be counted.</param>
-public sealed record DatabaseReport(string Database, IReadOnlyList<DatabaseFinding> Checks, DatabaseCounts? Data)
-{
-    /// <summary>Whether the service will do well on it.</summary>
-    public bool Ok => Checks.All(finding => finding.Ok);
-}
-
-/// <summary>One thing that was looked at.</summary>
-/// <param name="Name">What: a relation's name, or another word in snake_case.</param>
-/// <param name="Ok">Whether it is as it has to be.</param>
-/// <param name="Detail">For a person; where it is not, what to do. It holds neither data nor secrets.</param>
-public sealed record DatabaseFinding(string Name, bool Ok, string Detail);
-
-/// <summary>How often the data leaves the policy something to resolve.</summary>
-/// <param name="Agents">Agents that are not deleted, as the next four are.</param>
-/// <param name="TwoConnectedKeys">With two connected keys or more: the newest is used.</param>
-/// <param name="KeyAndLink">With a connected key and a link: the key is used.</param>
-/// <param name="DanglingLink">Linked to an account that is not there.</param>
-/// <param name="ForeignLink">Linked to another organization's account.</param>
-/// <param name="BlankName">Keys and accounts whose name is blank: it is answered as <c>Default</c>.</param>
-/// <param name="LongText">Keys and accounts with a text longer than the service's own tables allow: it is cut after 2,048 characters.</param>
-public sealed record DatabaseCounts(long Agents, long TwoConnectedKeys, long KeyAndLink, long DanglingLink, long ForeignLink, long BlankName, long LongText);

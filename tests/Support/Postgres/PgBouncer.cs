@@ -24,7 +24,7 @@ internal sealed class PgBouncer : IDisposable
         var port = PostgresServer.FreePort();
 
         // It does not run as root, and the server's socket may be its user's alone.
-        var asUser = PostgresLocator.This.UnprivilegedUser();
+        var asUser = PostgresLocator.ThisMachine.UnprivilegedCommandPrefix();
         var folder = Directory.CreateDirectory(Path.Combine(Path.GetTempPath(), $"calcom-accounts-pgbouncer-{port}")).FullName;
         await File.WriteAllTextAsync($"{folder}/users", $"\"{server.Username}\" \"{server.Password}\"\n");
         await File.WriteAllTextAsync($"{folder}/pgbouncer.ini", $"""

@@ -1,4 +1,4 @@
--- docs/database.md. Names, URLs and statuses may be null: the policy says what a blank one means.
+-- As in docs/database.md. Names, URLs and statuses may be null: docs/account-resolution.md says what a blank one means.
 create table calcom.org_accounts (
     id           uuid        primary key default gen_random_uuid(),
     org_id       uuid        not null,
@@ -21,7 +21,7 @@ create table calcom.agents (
         foreign key (org_id, org_account_id) references calcom.org_accounts (org_id, id)
 );
 
--- For the foreign key's own look-up when an account is deleted.
+-- For the foreign key's check when an account is deleted.
 create index agents_org_id_org_account_id on calcom.agents (org_id, org_account_id);
 
 create table calcom.agent_keys (
@@ -37,7 +37,7 @@ create table calcom.agent_keys (
 
 create index agent_keys_agent_id on calcom.agent_keys (agent_id);
 
--- Connected: docs/account-resolution.md.
+-- The condition is 'connected' as in docs/account-resolution.md.
 create unique index agent_keys_one_connected_per_agent on calcom.agent_keys (agent_id)
     where has_api_key and coalesce(status, '') !~* '^\s*(inactive|not_connected)\s*$';
 

@@ -1,11 +1,11 @@
--- The service's role: it reads every column but api_key, and writes nothing.
+-- The role of the service's login: it can read every column but api_key, and write nothing.
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'calcom_reader') then
         create role calcom_reader nologin;
     end if;
 exception
-    -- Roles belong to the whole server: another database's migration may have created it meanwhile.
+    -- Roles are shared by all databases of a server, so a migration of another database may have created it meanwhile.
     when duplicate_object or unique_violation then null;
 end
 $$;

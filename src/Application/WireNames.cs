@@ -2,10 +2,10 @@ using CalcomAccounts.Domain;
 
 namespace CalcomAccounts.Application;
 
-/// <summary>The words that answers, the log and metrics share.</summary>
-public static class AccountNames
+/// <summary>The names of enum members in responses, the log, traces and metrics.</summary>
+public static class WireNames
 {
-    /// <summary>The word for a type.</summary>
+    /// <summary>As in <c>docs/account-resolution.md</c>.</summary>
     public static string Of(AccountType type) => type switch
     {
         AccountType.Agent => "agent",
@@ -13,7 +13,7 @@ public static class AccountNames
         _ => "none",
     };
 
-    /// <summary>The word for a reason.</summary>
+    /// <summary>As in <c>docs/api.md</c>.</summary>
     public static string Of(Reason reason) => reason switch
     {
         Reason.Used => "used",

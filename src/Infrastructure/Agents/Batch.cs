@@ -1,0 +1,51 @@
+using System.Diagnostics;
+
+namespace CalcomAccounts.Infrastructure.Agents;
+
+/// <summary>The requests that share one statement.</summary>
+internal sealed class Batch
+{
+    /// <param name="requests">At least one.</param>
+    /// <param name="slot">Where the statement runs.</param>
+    /// <param name="isRetry">Whether it retries, for one caller, a part of a batch that failed.</param>
+    public Batch(List<PendingRequest> requests, Slot slot, bool isRetry)
+    {
+        (Requests, Slot, IsRetry) = (requests, slot, isRetry);
+        Lookups = requests is [var one] ? one.Lookups : [.. requests.SelectMany(request => request.Lookups).Distinct()];
+        IsIndivisible = requests.TrueForAll(request => request.HasSameLookups(requests[0]));
+        requests.ForEach(request => request.Batch = this);
+    }
+
+    public List<PendingRequest> Requests { get; }
+
+    public Slot Slot { get; }
+
+    public bool IsRetry { get; }
+
+    /// <summary>Without duplicates.</summary>
+    public IReadOnlyList<Lookup> Lookups { get; }
+
+    /// <summary>Whether all requests have the same lookups, so that it can't be split to find the one that fails.</summary>
+    public bool IsIndivisible { get; }
+
+    public CancellationTokenSource Cancellation { get; } = new();
+
+    /// <summary>A timestamp of <see cref="Stopwatch"/>.</summary>
+    public long Started { get; } = Stopwatch.GetTimestamp();
+
+    /// <summary>Completed when the pool has handed out a session for the statement.</summary>
+    public TaskCompletionSource Connected { get; } = new();
+
+    /// <summary>Whether the statement was cancelled for taking too long.</summary>
+    public bool HasTimedOut { get; set; }
+}
+
+/// <summary>The kinds of concurrency slots; each slot runs one statement at a time.</summary>
+internal enum Slot
+{
+    /// <summary>One of <see cref="LookupLimits.MaxConcurrentStatements"/>, for batches of all callers.</summary>
+    Shared,
+
+    /// <summary>The one slot beside these, for batches that must not hold up other callers.</summary>
+    Isolated,
+}

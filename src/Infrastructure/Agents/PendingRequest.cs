@@ -1,0 +1,47 @@
+using System.Diagnostics;
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
+
+namespace CalcomAccounts.Infrastructure.Agents;
+
+/// <summary>The lookups of one request, which are never split over statements, and the task that its caller awaits.</summary>
+internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
+{
+    private readonly IReadOnlyList<Guid> _agentIds;
+
+    // A single lookup continues on the thread that completes its batch, because waking another thread costs more than the rest of
+    // the request. A list has more left to do.
+    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller)
+        : base(agentIds.Count > 1 ? TaskCreationOptions.RunContinuationsAsynchronously : TaskCreationOptions.None)
+    {
+        _agentIds = agentIds;
+        Caller = caller;
+        CallerKey = new(caller);
+        Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
+        QueueNode = new(this);
+    }
+
+    public Caller Caller { get; }
+
+    public CallerKey CallerKey { get; }
+
+    /// <summary>Without duplicates.</summary>
+    public IReadOnlyList<Lookup> Lookups { get; }
+
+    /// <summary>How many lookups it counts as in its caller's share: duplicates count, because each is answered.</summary>
+    public int Count => _agentIds.Count;
+
+    /// <summary>Its place in <see cref="LookupQueue"/>; in no list while it isn't queued.</summary>
+    public LinkedListNode<PendingRequest> QueueNode { get; }
+
+    /// <summary>The trace of the request; default where it has none.</summary>
+    public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
+
+    /// <summary>The batch that it was last sent with; null before that, and while a retry is due.</summary>
+    public Batch? Batch { get; set; }
+
+    public bool HasSameLookups(PendingRequest other) => Lookups.SequenceEqual(other.Lookups);
+
+    public void TrySetAgents(IReadOnlyDictionary<Lookup, Agent?> agents) =>
+        TrySetResult([.. _agentIds.Select(agentId => agents[new(agentId, Caller)])]);
+}
