@@ -1,11 +1,12 @@
 using System.Globalization;
+using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Api.Cli;
 using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Infrastructure;
-using Microsoft.AspNetCore.Authentication.JwtBearer;
+using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
-using Microsoft.Extensions.Options;
+using Microsoft.Extensions.Logging.Abstractions;
 using Npgsql;
 
 namespace CalcomAccounts.Tests.Processes;
@@ -57,7 +58,7 @@ public sealed class ConfigurationTests
     [InlineData(Bearer + "SigningKeys:0:Value", "c2hvcnQ=", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
     [InlineData(Bearer + "SigningKeys:0:Value", $"{Secret}-however-long-it-may-be-made!", $"{Bearer}SigningKeys:0:Value has to be the base64 of at least 32 bytes")]
     [InlineData(Bearer + "SigningKeys:0:Issuer", "https://other.example", $"{Bearer}SigningKeys:0:Issuer is not among {Bearer}ValidIssuers")]
-    [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer is not valid: ")]
+    [InlineData(Bearer + "Authority", "http://plain.example", "Authentication:Schemes:Bearer:Authority has to be an https URL, or Authentication:Schemes:Bearer:RequireHttpsMetadata false")]
     [InlineData(Bearer + "RequireHttpsMetadata", "perhaps", "Authentication:Schemes:Bearer is not valid: ")]
     [InlineData(Bearer + "BackchannelTimeout", "soon", "Authentication:Schemes:Bearer is not valid: ")]
     [InlineData(Bearer + "SaveToken", Secret, $"Authentication:Schemes:Bearer is not valid: String {Bearer}SaveToken was not recognized")]
@@ -160,23 +161,30 @@ public sealed class ConfigurationTests
     }
 
     [Fact]
-    public async Task Authority_UnlessConfigured_IsAskedAsOftenAndAsLongAsDocumented()
+    public void Authority_UnlessConfigured_IsAskedAsOftenAndAsLongAsDocumented()
     {
         var settings = Complete;
         settings[Bearer + "Authority"] = "https://issuer.example";
-        var options = await JwtBearerOptionsAsync(settings);
-        Assert.Equal(TimeSpan.FromMinutes(5), options.AutomaticRefreshInterval);
-        Assert.Equal(Documented("RefreshInterval"), options.RefreshInterval);
-        Assert.Equal(Documented("BackchannelTimeout"), options.BackchannelTimeout);
+        using (var keys = PublishedKeysOf(settings))
+        {
+            Assert.Equal(Documented("AutomaticRefreshInterval"), keys.AutomaticRefreshInterval);
+            Assert.Equal(Documented("RefreshInterval"), keys.RefreshInterval);
+            Assert.Equal(Documented("BackchannelTimeout"), keys.Timeout);
+        }
 
+        settings[Bearer + "AutomaticRefreshInterval"] = "00:00:06";
         settings[Bearer + "RefreshInterval"] = "00:00:07";
         settings[Bearer + "BackchannelTimeout"] = "00:00:08";
-        options = await JwtBearerOptionsAsync(settings);
-        Assert.Equal(TimeSpan.FromSeconds(7), options.RefreshInterval);
-        Assert.Equal(TimeSpan.FromSeconds(8), options.BackchannelTimeout);
+        using (var keys = PublishedKeysOf(settings))
+        {
+            Assert.Equal((6, 7, 8), (keys.AutomaticRefreshInterval.TotalSeconds, keys.RefreshInterval.TotalSeconds, keys.Timeout.TotalSeconds));
+        }
 
         static TimeSpan Documented(string setting) => TimeSpan.Parse(
             Assert.Single(Docs.Table("docs/configuration.md", "key"), row => row[0] == Bearer + setting)[2], CultureInfo.InvariantCulture);
+
+        static PublishedKeys PublishedKeysOf(Dictionary<string, string?> settings) =>
+            TrustedIssuer.ReadAll(new ConfigurationBuilder().AddInMemoryCollection(settings).Build(), NullLogger.Instance)[0].Published!;
     }
 
     [Fact]
@@ -194,12 +202,6 @@ public sealed class ConfigurationTests
         await using var app = Build(Complete);
 
         Assert.DoesNotContain(app.Services.GetServices<IHostedService>(), service => service.GetType().Name.Contains("DataProtection", StringComparison.Ordinal));
-    }
-
-    private static async Task<JwtBearerOptions> JwtBearerOptionsAsync(Dictionary<string, string?> settings)
-    {
-        await using var app = Build(settings);
-        return app.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme);
     }
 
     private static string? Refusal(Dictionary<string, string?> settings, string environment = "Production") =>

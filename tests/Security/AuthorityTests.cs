@@ -106,7 +106,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
         // Where no token is asked for, none is judged.
         foreach (var (method, path, status) in new[]
         {
-            ("GET", "/health/live", 200), ("GET", "/health/ready", 200), ("GET", "/swagger/v1/swagger.json", 200), ("GET", "/nowhere", 404),
+            ("GET", "/health/live", 200), ("GET", "/health/ready", 503), ("GET", "/swagger/v1/swagger.json", 200), ("GET", "/nowhere", 404),
             ("PUT", TestService.AccountPath(_agent.ToString()), 405),
         })
         {

@@ -37,10 +37,11 @@ internal static class JwtAuthentication
             var refusals = provider.GetRequiredService<TokenRefusals>();
             var cache = provider.GetService<TokenCache>();
 
-            // Runs after the section was read, and wins over it. The keys of authorities are PublishedKeys' business.
+            // Runs after the section was read, and wins over it. TokenValidator reads issuers and keys from the section itself.
             jwt.Authority = null;
             jwt.MetadataAddress = null!;
             jwt.ConfigurationManager = null;
+            jwt.TokenValidationParameters = new();
             jwt.MapInboundClaims = false;
             jwt.IncludeErrorDetails = false;
             jwt.SaveToken = false;

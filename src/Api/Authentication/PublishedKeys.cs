@@ -29,9 +29,6 @@ internal sealed partial class PublishedKeys : IDisposable
     private readonly string _address;
     private readonly HttpClient _client;
     private readonly bool _requireHttps;
-    private readonly TimeSpan _timeout;
-    private readonly TimeSpan _refreshInterval;
-    private readonly TimeSpan _automaticRefreshInterval;
     private readonly Action<OpenIdConnectConfiguration> _accept;
     private readonly ILogger _logger;
     private readonly TokenBucketRateLimiter _bucket;
@@ -50,23 +47,32 @@ internal sealed partial class PublishedKeys : IDisposable
         _accept = accept;
         _requireHttps = section["RequireHttpsMetadata"] is not { Length: > 0 } requireHttps
             || (bool.TryParse(requireHttps, out var isRequired) ? isRequired : throw new StartupException($"{name}:RequireHttpsMetadata has to be true or false"));
-        _timeout = ReadInterval(section, "BackchannelTimeout", s_backchannelTimeout);
-        _refreshInterval = ReadInterval(section, "RefreshInterval", s_refreshInterval);
-        _automaticRefreshInterval = ReadInterval(section, "AutomaticRefreshInterval", s_automaticRefreshInterval);
+        Timeout = ReadInterval(section, "BackchannelTimeout", s_backchannelTimeout);
+        RefreshInterval = ReadInterval(section, "RefreshInterval", s_refreshInterval);
+        AutomaticRefreshInterval = ReadInterval(section, "AutomaticRefreshInterval", s_automaticRefreshInterval);
         if (!Uri.TryCreate(address, UriKind.Absolute, out var url) || (url.Scheme != Uri.UriSchemeHttps && (_requireHttps || url.Scheme != Uri.UriSchemeHttp)))
         {
             throw new StartupException($"{name}:Authority has to be an https URL, or {name}:RequireHttpsMetadata false");
         }
 
-        _client = new(new SocketsHttpHandler { PooledConnectionLifetime = TimeSpan.FromMinutes(5) }) { Timeout = _timeout, MaxResponseContentBufferSize = 1024 * 1024 };
+        _client = new(new SocketsHttpHandler { PooledConnectionLifetime = TimeSpan.FromMinutes(5) }) { Timeout = Timeout, MaxResponseContentBufferSize = 1024 * 1024 };
         _bucket = new(new()
         {
             TokenLimit = Burst,
             TokensPerPeriod = 1,
-            ReplenishmentPeriod = _refreshInterval,
+            ReplenishmentPeriod = RefreshInterval,
             QueueLimit = 1,
         });
     }
+
+    /// <summary>How long the authority may take to answer.</summary>
+    public TimeSpan Timeout { get; }
+
+    /// <summary>How often, at most, tokens of unknown keys make the keys be read, after the first few.</summary>
+    public TimeSpan RefreshInterval { get; }
+
+    /// <summary>How often the keys are read without a reason.</summary>
+    public TimeSpan AutomaticRefreshInterval { get; }
 
     /// <summary>The <see cref="Stopwatch"/>'s time at which the authority was asked for the keys in force.</summary>
     public long AskedAt => Volatile.Read(ref _askedAt);
@@ -103,14 +109,14 @@ internal sealed partial class PublishedKeys : IDisposable
     {
         while (!stopping.IsCancellationRequested)
         {
-            var pause = _automaticRefreshInterval;
+            var pause = AutomaticRefreshInterval;
             try
             {
                 await RefreshAsync().WaitAsync(stopping);
             }
             catch (KeysUnavailableException)
             {
-                pause = _documents is null ? _refreshInterval : TimeSpan.FromTicks(Math.Min(pause.Ticks, s_retryInterval.Ticks));
+                pause = _documents is null ? RefreshInterval : TimeSpan.FromTicks(Math.Min(pause.Ticks, s_retryInterval.Ticks));
             }
 
             await Task.Delay(pause, stopping);
@@ -130,7 +136,7 @@ internal sealed partial class PublishedKeys : IDisposable
             // One waits at a time, and so always gets its token.
             using var lease = await _bucket.AcquireAsync();
             var askedAt = Stopwatch.GetTimestamp();
-            using var timeout = new CancellationTokenSource(_timeout);
+            using var timeout = new CancellationTokenSource(Timeout);
             var documents = new RecordingRetriever(new HttpDocumentRetriever(_client) { RequireHttps = _requireHttps });
             var published = await OpenIdConnectConfigurationRetriever.GetAsync(_address, documents, timeout.Token);
             if (published.SigningKeys.Count is 0)
@@ -175,7 +181,7 @@ internal sealed partial class PublishedKeys : IDisposable
     // The library's own messages quote the whole answer.
     private string Explain(Exception exception) => exception switch
     {
-        OperationCanceledException => $"no answer within {_timeout.TotalSeconds} s",
+        OperationCanceledException => $"no answer within {Timeout.TotalSeconds} s",
         InvalidDataException => exception.Message,
         _ when exception.GetBaseException() is HttpRequestException or SocketException => exception.GetBaseException().Message,
         _ => "it answers with something else",
