@@ -40,8 +40,8 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     }
 
     [Theory]
-    [InlineData("/api/v1/calcom/agents/{agent_id}/account/explain", "get", "agent_id, org_id", "200, 400, 401, 404, 429, 500")]
-    [InlineData("/api/v1/calcom/agents/accounts", "post", "org_id", "200, 400, 401, 415, 429, 500")]
+    [InlineData("/api/v1/calcom/agents/{agent_id}/account/explain", "get", "agent_id, org_id", "200, 400, 401, 403, 404, 429, 500")]
+    [InlineData("/api/v1/calcom/agents/accounts", "post", "org_id", "200, 400, 401, 403, 415, 429, 500")]
     public async Task WhatTheContractDoesNotKnowIsDocumentedToo(string path, string method, string parameters, string statuses)
     {
         var document = await GetDocumentAsync();

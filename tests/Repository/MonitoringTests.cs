@@ -48,8 +48,14 @@ public sealed partial class MonitoringTests(ServiceFixture fixture)
     private async Task<ILookup<string, Dictionary<string, string>>> TellAsync()
     {
         var (port, org) = (PostgresServer.FreePort(), Guid.NewGuid());
-        await using var service = await TestService.StartAsync(
-            fixture.Tables.ServiceConnectionString, new() { ["OTEL_EXPORTER_PROMETHEUS_PORT"] = $"{port}" });
+        await using var authority = await TestAuthority.StartAsync();
+        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new()
+        {
+            ["OTEL_EXPORTER_PROMETHEUS_PORT"] = $"{port}",
+            ["CalcomAccounts:Authorities:0:Authority"] = authority.Issuer,
+            ["CalcomAccounts:Authorities:0:RequireHttpsMetadata"] = "false",
+            ["CalcomAccounts:Authorities:0:ValidAudience"] = Tokens.Audience,
+        });
         var (well, inTrouble) = (await fixture.Tables.AddAgentAsync(org), await fixture.Tables.AddAgentAsync(org));
         await fixture.Tables.AddKeyAsync(well, new());
         await fixture.Tables.AddKeyAsync(inTrouble, new() { Status = "error" });

@@ -36,12 +36,14 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
     /// <response code="200">Agent Cal.com account explained</response>
     /// <response code="400">Missing agent_id</response>
     /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="403">The token lacks a scope or role</response>
     /// <response code="404">Agent not found</response>
     /// <response code="429">Too many of the caller's lookups are waiting</response>
     /// <response code="500">Unexpected error</response>
     [AcceptVerbs("GET", "HEAD", Route = "{agent_id}/account/explain")]
     [OpenApiOperation(nameof(ExplainAgentCalcomAccount))]
     [ProducesResponseType<ExplainAgentCalcomAccountResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status403Forbidden)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status404NotFound)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> ExplainAgentCalcomAccount(
@@ -55,6 +57,7 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
     /// <response code="200">Agent Cal.com accounts retrieved</response>
     /// <response code="400">No list of 1 to 100 UUIDs</response>
     /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="403">The token lacks a scope or role</response>
     /// <response code="415">The body is not application/json</response>
     /// <response code="429">Too many of the caller's lookups are waiting</response>
     /// <response code="500">Unexpected error</response>
@@ -62,6 +65,7 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
     [RequestSizeLimit(64 * 1024)]
     [OpenApiOperation(nameof(GetAgentCalcomAccounts))]
     [ProducesResponseType<GetAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status403Forbidden)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status415UnsupportedMediaType)]
     [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
     public async Task<IActionResult> GetAgentCalcomAccounts(

@@ -53,6 +53,7 @@ internal static class ApiDocument
     {
         ["400"] = ErrorResponse.InvalidRequest(Placeholder),
         ["401"] = s_unauthorized,
+        ["403"] = ErrorResponse.Forbidden with { Message = Placeholder },
         ["404"] = ErrorResponse.AgentNotFound with { Message = Placeholder },
         ["415"] = ErrorResponse.UnsupportedMediaType with { Message = Placeholder },
         ["429"] = ErrorResponse.TooManyRequests with { Message = Placeholder },
