@@ -89,7 +89,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(["connection", "schema"], report.Checks.Select(check => check.Name));
         Assert.Equal("there is no schema calcom: run 'migrate' as the database's owner, or create views as in docs/database.md", report.Checks[1].Detail);
         Assert.Null(report.Data);
-        Assert.EndsWith("This database will not serve well: 1 check failed.", CheckReport.ToText(report), StringComparison.Ordinal);
+        Assert.EndsWith("The service can not use this database: 1 check failed.", CheckReport.ToText(report), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -112,7 +112,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(("connection", false), (check.Name, check.Ok));
         Assert.Contains(detail, check.Detail, StringComparison.Ordinal);
         Assert.Null(report.Data);
-        Assert.EndsWith("This database could not be asked.", CheckReport.ToText(report), StringComparison.Ordinal);
+        Assert.EndsWith("The database could not be reached.", CheckReport.ToText(report), StringComparison.Ordinal);
     }
 
     [Fact]
@@ -181,7 +181,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         using var check = Start("check", fixture.Tables.ServiceConnectionString);
 
         Assert.Equal((0, ""), (await check.WaitForExitAsync(), check.Errors));
-        Assert.EndsWith("\nThis database will serve well.", check.Output, StringComparison.Ordinal);
+        Assert.EndsWith("\nThe database has everything that the service needs.", check.Output, StringComparison.Ordinal);
         Assert.InRange(check.Output.Split('\n').Length, s_checks.Length, 24);
         Assert.All(check.Output.Split('\n'), line => Assert.InRange(line.Length, 0, 100));
         Assert.All(s_checks, name => Assert.Contains($"\nok    {name} ", check.Output, StringComparison.Ordinal));
@@ -200,7 +200,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal((1, ""), (await check.WaitForExitAsync(), check.Errors));
         Assert.Contains("\nFAIL  login_reads_no_key ", check.Output, StringComparison.Ordinal);
         Assert.Contains("\nFAIL  plan ", check.Output, StringComparison.Ordinal);
-        Assert.EndsWith("\nThis database will not serve well: 2 checks failed.", check.Output, StringComparison.Ordinal);
+        Assert.EndsWith("\nThe service can not use this database: 2 checks failed.", check.Output, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -303,7 +303,7 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             Assert.Equal(HttpStatusCode.ServiceUnavailable, (await client.GetAsync(new Uri("/health/ready", UriKind.Relative))).StatusCode);
             await process.WaitForLineAsync("unheard-of");
             await process.WaitForLineAsync(environment is "Development" ? "OpenAPI page: " : "Application started");
-            Assert.Equal(environment is "Development", Regex.IsMatch(process.Output, "The database does not answer what requests ask: .*unheard-of.*'check' says more"));
+            Assert.Equal(environment is "Development", Regex.IsMatch(process.Output, "The database does not answer lookups: .*unheard-of.*'check' says more"));
         }
     }
 

@@ -6,7 +6,7 @@ using CalcomAccounts.Infrastructure.Diagnostics;
 
 namespace CalcomAccounts.Api.Cli;
 
-/// <summary>What <c>check</c> prints: a screen for an operator, or a line of JSON for a machine.</summary>
+/// <summary>What <c>check</c> prints: text for an operator, or one line of JSON for a program.</summary>
 internal static class CheckReport
 {
     public static string ToJson(DatabaseReport report) => JsonSerializer.Serialize(report, ResponseJson.Context.DatabaseReport);
@@ -27,7 +27,7 @@ internal static class CheckReport
                 (data.Agents, "agents that are not deleted"),
                 (data.TwoConnectedKeys, "of them have two connected keys or more: the newest is used"),
                 (data.KeyAndLink, "of them have a connected key and a link: the key is used"),
-                (data.DanglingLink, "of them are linked to an account that is not there: the link is ignored"),
+                (data.DanglingLink, "of them are linked to an account that does not exist: the link is ignored"),
                 (data.ForeignLink, "of them are linked to another organization's account: the link is ignored"),
                 (data.BlankName, "keys and accounts have a blank name: they are called Default"),
                 (data.LongText, "keys and accounts have a text that is too long: it is cut after 2048 characters"),
@@ -40,9 +40,9 @@ internal static class CheckReport
         var failed = report.Checks.Count(check => !check.Ok);
         return text.AppendLine().Append(failed switch
         {
-            0 => "This database will serve well.",
-            1 when report.Checks.Count is 1 => "This database could not be asked.",
-            _ => $"This database will not serve well: {failed} {(failed is 1 ? "check" : "checks")} failed.",
+            0 => "The database has everything that the service needs.",
+            1 when report.Checks.Count is 1 => "The database could not be reached.",
+            _ => $"The service can not use this database: {failed} {(failed is 1 ? "check" : "checks")} failed.",
         }).ToString();
     }
 }

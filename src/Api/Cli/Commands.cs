@@ -11,7 +11,7 @@ internal static class Commands
     public static IReadOnlyList<Command> All { get; } =
     [
         new("migrate", Option: null, "brings the database to the current schema, as its owner", MigrateAsync),
-        new("check", Option: "--json", "says whether the database will serve well, as the service's login; --json for machines", CheckAsync),
+        new("check", Option: "--json", "checks whether the database has everything that the service needs, as the service's login; --json for programs", CheckAsync),
         new("healthcheck", Option: "live", "asks the service that runs here whether it is ready, or 'healthcheck live' whether it is live: for containers", HealthcheckAsync),
     ];
 

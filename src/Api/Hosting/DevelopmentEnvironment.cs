@@ -9,7 +9,7 @@ using Microsoft.IdentityModel.Tokens;
 
 namespace CalcomAccounts.Api.Hosting;
 
-/// <summary>What stands in for the settings that a developer has not made: a database of its own, and a key to sign tokens.</summary>
+/// <summary>Defaults for settings that are missing in Development: an embedded database, and a key to sign tokens.</summary>
 internal sealed class DevelopmentEnvironment : IAsyncDisposable
 {
     private const string Issuer = "calcom-accounts-development";
@@ -77,17 +77,17 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
         }
     }
 
-    /// <summary>Says on the console, which is no log, how to ask the started service for each outcome.</summary>
+    /// <summary>Prints on the console, not in the log, a curl command for each outcome.</summary>
     public async Task AnnounceAsync(WebApplication app)
     {
         var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost");
         Console.WriteLine();
         if (_database is not null)
         {
-            Console.WriteLine($"{_database.Description}; what is changed in it is gone when this stops. To look inside: {_database.PsqlCommand}");
+            Console.WriteLine($"{_database.Description}; changes in it are lost when this stops. To connect: {_database.PsqlCommand}");
         }
 
-        foreach (var (outcome, agentId) in await ListQuestionsAsync(app.Services))
+        foreach (var (outcome, agentId) in await ListExamplesAsync(app.Services))
         {
             Console.WriteLine($"""
 
@@ -106,7 +106,7 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
 
     private static void Report(string step) => Console.WriteLine($"  {step} ...");
 
-    private async Task<IEnumerable<(string Outcome, string AgentId)>> ListQuestionsAsync(IServiceProvider services) =>
+    private async Task<IEnumerable<(string Outcome, string AgentId)>> ListExamplesAsync(IServiceProvider services) =>
         _database is not null || await HasSampleDataAsync(services)
             ? SampleData.AgentIds.Select(agent => (agent.Key, agent.Value.ToString()))
             : [($"an agent of an organization that calcom.org_members has subject '{Subject}' in", "<agent_id>")];
@@ -122,8 +122,8 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
         }
         catch (Exception exception)
         {
-            // No reason not to start: it may come, or be migrated, meanwhile.
-            Console.WriteLine($"The database does not answer what requests ask: {DatabaseErrors.Describe(exception)}. 'check' says more.");
+            // The service starts all the same: the database may come, or be migrated, meanwhile.
+            Console.WriteLine($"The database does not answer lookups: {DatabaseErrors.Describe(exception)}. 'check' says more.");
             return false;
         }
     }

@@ -4,15 +4,15 @@ using System.Text;
 namespace CalcomAccounts.Api.Observability;
 
 /// <summary>
-/// Writes lines to a stream on a thread of its own. Nobody who adds a line waits for the stream: what doesn't fit into the buffer, as
-/// nobody reads or the disk is full, is dropped, counted, and told in one line once the stream takes lines again.
+/// Writes lines to a stream on a thread of its own, so that adding a line never waits for the stream. Lines that don't fit into the
+/// buffer, because nobody reads or the disk is full, are dropped and counted; one line reports the count once lines can be written again.
 /// </summary>
 internal sealed class BoundedLogWriter : IDisposable
 {
     /// <summary>How many bytes may wait to be written: some 10,000 lines of requests.</summary>
     internal const int Capacity = 4 * 1024 * 1024;
 
-    // To wake the thread for each line would cost more than the line does.
+    // Waking the thread for each line would cost more than the line does.
     private static readonly TimeSpan s_flushInterval = TimeSpan.FromMilliseconds(10);
 
     private readonly Stream _output;
@@ -25,7 +25,7 @@ internal sealed class BoundedLogWriter : IDisposable
     private ArrayBufferWriter<byte> _pending = new();
     private int _pendingLines;
     private long _dropped;
-    private long _untold;
+    private long _unreportedDropped;
     private bool _isStopping;
 
     /// <param name="output">Where to.</param>
@@ -35,7 +35,7 @@ internal sealed class BoundedLogWriter : IDisposable
     {
         (_output, _formatDropped, _flushTimeout) = (output, formatDropped, flushTimeout);
 
-        // In the background, or a write that nobody takes would keep the process from ending.
+        // A background thread: a blocked write must not keep the process from ending.
         _thread = new(WriteUntilStopped) { IsBackground = true, Name = "console log" };
         _thread.Start();
     }
@@ -85,7 +85,7 @@ internal sealed class BoundedLogWriter : IDisposable
     private void WriteUntilStopped()
     {
         var batch = new ArrayBufferWriter<byte>();
-        while (TakePending(ref batch, out var lines, out var told))
+        while (TakePending(ref batch, out var lines, out var reported))
         {
             try
             {
@@ -93,12 +93,12 @@ internal sealed class BoundedLogWriter : IDisposable
             }
             catch (Exception)
             {
-                // The disk is full, or there is no standard output: whatever it is, there is no other place to say so than the count, and
-                // no exception may end this thread, and so the process.
+                // The disk is full, or there is no standard output. The count is the only place to report it, and an exception here would end
+                // the process.
                 lock (_lock)
                 {
                     CountDropped(lines);
-                    _untold += told;
+                    _unreportedDropped += reported;
                 }
             }
 
@@ -108,7 +108,7 @@ internal sealed class BoundedLogWriter : IDisposable
     }
 
     /// <summary>Waits for lines, and swaps them with the empty <paramref name="batch"/>; false once it is stopping and none are left.</summary>
-    private bool TakePending(ref ArrayBufferWriter<byte> batch, out int lines, out long told)
+    private bool TakePending(ref ArrayBufferWriter<byte> batch, out int lines, out long reported)
     {
         lock (_lock)
         {
@@ -119,12 +119,12 @@ internal sealed class BoundedLogWriter : IDisposable
 
             (batch, _pending) = (_pending, batch);
             (lines, _pendingLines) = (_pendingLines, 0);
-            (told, _untold) = (_untold, 0);
+            (reported, _unreportedDropped) = (_unreportedDropped, 0);
         }
 
-        if (lines > 0 && told > 0)
+        if (lines > 0 && reported > 0)
         {
-            Encoding.UTF8.GetBytes(_formatDropped(told), batch);
+            Encoding.UTF8.GetBytes(_formatDropped(reported), batch);
         }
 
         return lines > 0;
@@ -133,6 +133,6 @@ internal sealed class BoundedLogWriter : IDisposable
     private void CountDropped(int lines)
     {
         _dropped += lines;
-        _untold += lines;
+        _unreportedDropped += lines;
     }
 }

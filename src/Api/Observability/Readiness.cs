@@ -8,8 +8,8 @@ using Microsoft.Extensions.Diagnostics.HealthChecks;
 namespace CalcomAccounts.Api.Observability;
 
 /// <summary>
-/// Ready is: the service is not stopping, the keys of each authority have been read once, and the database answers the very question that requests ask, to a login that
-/// can't read what it must not. Live is: the process answers at all.
+/// The service is ready when it is not stopping, has read the keys of each authority once, and the database answers the SELECT of lookups
+/// to a login that can't read API keys. It is live when the process answers at all.
 /// </summary>
 internal sealed class Readiness(
     IAgentReader reader, LoginPrivileges login, IReadOnlyList<TrustedIssuer> issuers, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
@@ -35,7 +35,7 @@ internal sealed class Readiness(
         return lifetime.ApplicationStopping.IsCancellationRequested ? HealthCheckResult.Unhealthy("the service is stopping") : result;
     }
 
-    /// <summary>The answer to the question in flight, or to the next, which all probes share that come until then.</summary>
+    /// <summary>The result of the check in flight, or of the next one, which all probes share that come until then.</summary>
     private Task<HealthCheckResult> AskAsync()
     {
         lock (_lock)
@@ -62,7 +62,7 @@ internal sealed class Readiness(
         catch (Exception exception)
         {
             // A result rather than an exception, which each probe would throw again.
-            return HealthCheckResult.Unhealthy($"the database does not answer what requests ask: {DatabaseErrors.Describe(exception)}");
+            return HealthCheckResult.Unhealthy($"the database does not answer lookups: {DatabaseErrors.Describe(exception)}");
         }
     }
 
@@ -82,11 +82,11 @@ internal static class HealthExtensions
 
     public static IServiceCollection AddHealth(this IServiceCollection services)
     {
-        services.AddSingleton<Readiness>().AddHealthChecks().AddCheck<Readiness>("database");
+        services.AddSingleton<Readiness>().AddHealthChecks().AddCheck<Readiness>("readiness");
         return services;
     }
 
-    /// <summary>They have a timeout of their own.</summary>
+    /// <summary>The endpoints have timeouts of their own.</summary>
     public static IEndpointRouteBuilder MapHealth(this IEndpointRouteBuilder endpoints)
     {
         endpoints.MapHealthChecks("/health/live", new HealthCheckOptions { Predicate = _ => false }).WithMetadata(s_readOnly).DisableRequestTimeout();
