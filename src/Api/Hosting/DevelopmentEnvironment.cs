@@ -80,7 +80,8 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
     /// <summary>Says on the console, which is no log, how to ask the started service for each outcome.</summary>
     public async Task AnnounceAsync(WebApplication app)
     {
-        var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost");
+        var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost")
+            + app.Configuration[$"{CalcomAccountsOptions.Section}:{nameof(CalcomAccountsOptions.PathBase)}"];
         Console.WriteLine();
         if (_database is not null)
         {
