@@ -24,6 +24,7 @@ internal static class ServiceHost
         var builder = CreateBuilder(settings);
         await using var development = await DevelopmentEnvironment.PrepareAsync(builder);
         await using var app = Build(builder);
+        await app.Services.GetRequiredService<ServerVersion>().CheckAtStartAsync();
         try
         {
             await app.StartAsync();

@@ -8,10 +8,10 @@ namespace CalcomAccounts.Api.Observability;
 
 /// <summary>
 /// Ready is: the service is not stopping, and the database answers the very question that requests ask, to a login that
-/// can't read what it must not. Live is: the process answers at all.
+/// can't read what it must not, and is no PostgreSQL that is too old. Live is: the process answers at all.
 /// </summary>
 internal sealed class Readiness(
-    IAgentReader reader, LoginPrivileges login, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
+    IAgentReader reader, ServerVersion version, LoginPrivileges login, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
 {
     // Leaves the rest of the 2 seconds in which readiness is answered to the answer.
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(1.5);
@@ -63,6 +63,11 @@ internal sealed class Readiness(
     private async Task<HealthCheckResult> CheckDatabaseAsync(CancellationToken cancellationToken)
     {
         await reader.ProbeAsync(cancellationToken);
+        if (await version.FindFaultAsync(cancellationToken) is { } fault)
+        {
+            return HealthCheckResult.Unhealthy($"the database is {fault}");
+        }
+
         return !environment.IsDevelopment() && await login.CanReadApiKeyAsync(cancellationToken)
             ? HealthCheckResult.Unhealthy("the database login can read api_key: give the service one that is calcom_reader and nothing else")
             : HealthCheckResult.Healthy();

@@ -32,6 +32,11 @@ public static class DatabaseMigrator
             // Two migrations at once would both find the first step missing: the second waits, then finds nothing to do. The lock ends
             // with a transaction, as behind PgBouncer a session goes on with others.
             await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
+            if (ServerVersion.FindFault(connection.PostgreSqlVersion) is { } fault)
+            {
+                throw Failure(server, fault);
+            }
+
             await using var transaction = await connection.BeginTransactionAsync(cancellationToken);
             await connection.ExecuteAsync(new CommandDefinition(
                 "select pg_advisory_xact_lock(@LockKey)", new { LockKey }, transaction, commandTimeout: 8, cancellationToken: cancellationToken));

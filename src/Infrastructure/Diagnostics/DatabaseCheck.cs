@@ -12,9 +12,6 @@ namespace CalcomAccounts.Infrastructure.Diagnostics;
 /// <summary>Asks a database all that the service depends on, as the service's own login: docs/database.md. It changes nothing.</summary>
 public static class DatabaseCheck
 {
-    /// <summary>Of PostgreSQL.</summary>
-    internal const int OldestMajorVersion = 14;
-
     private const string HowToMake = "run 'migrate' as the database's owner, or make views as docs/database.md shows";
 
     private static readonly string[] s_uuid = ["uuid"];
@@ -136,9 +133,9 @@ public static class DatabaseCheck
         return new(ConnectionStrings.Describe(server), checks, data);
     }
 
-    private static DatabaseFinding CheckServer(NpgsqlConnection connection) => connection.PostgreSqlVersion.Major >= OldestMajorVersion
-        ? new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}")
-        : new("connection", false, $"PostgreSQL {connection.PostgreSqlVersion}; it has to be {OldestMajorVersion} or newer");
+    private static DatabaseFinding CheckServer(NpgsqlConnection connection) => ServerVersion.FindFault(connection.PostgreSqlVersion) is { } fault
+        ? new("connection", false, fault)
+        : new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}");
 
     /// <returns>Whether the service's statement can be asked at all.</returns>
     private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<DatabaseFinding> checks)
