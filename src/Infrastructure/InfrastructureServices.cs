@@ -41,6 +41,7 @@ public static class InfrastructureServices
         services.AddSingleton<AgentReader>();
         services.AddSingleton<IAgentReader, BatchingAgentReader>();
         services.AddSingleton<LoginPrivileges>();
+        services.AddSingleton<ServerVersion>();
         return services;
     }
 }

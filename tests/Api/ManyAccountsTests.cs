@@ -59,7 +59,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
         });
 
         var answer = await PostAsync(Tokens.OfOrganization(_org));
-        Assert.Equal((415, """{"success":false,"message":"Content-Type must be application/json","code":"UNSUPPORTED_MEDIA_TYPE"}"""), (answer.Status, answer.Body));
+        Assert.Equal((415, """{"success":false,"message":"Content-Type must be application/json, and the body not compressed","code":"UNSUPPORTED_MEDIA_TYPE"}"""), (answer.Status, answer.Body));
         Assert.Equal("no-store", answer.Header("Cache-Control"));
         Assert.Equal(401, (await PostAsync(token: null)).Status);
     }

@@ -18,7 +18,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
     [
         "agent_id must be a UUID", "org_id must be a UUID, given once", "A valid JWT is required, as 'Authorization: Bearer <token>'",
         "Agent not found", "Route not found", "Method not allowed", "Agent Cal.com accounts retrieved", "agent_ids[n] must be a UUID",
-        "Content-Type must be application/json", "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
+        "Content-Type must be application/json, and the body not compressed", "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
     ];
 
     // Any byte that may stand there at all, and percent-encoded ones, whole and broken.

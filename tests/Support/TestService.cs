@@ -20,6 +20,8 @@ internal sealed class TestService : IAsyncDisposable
 
     public string Url => _app.Urls.First();
 
+    public IEnumerable<string> Urls => _app.Urls;
+
     public IServiceProvider Services => _app.Services;
 
     /// <summary>Starts it in Production on this database; further settings come last and win.</summary>

@@ -26,9 +26,11 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {
         var context = bindingContext.HttpContext;
-        if (!MediaTypeHeaderValue.TryParse(context.Request.ContentType, out var type) || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase))
+        if (!MediaTypeHeaderValue.TryParse(context.Request.ContentType, out var type)
+            || !type.MediaType.Equals("application/json", StringComparison.OrdinalIgnoreCase)
+            || context.Request.Headers.ContentEncoding.Any(coding => !"identity".Equals(coding, StringComparison.OrdinalIgnoreCase)))
         {
-            throw new BadHttpRequestException("The body is not application/json.", StatusCodes.Status415UnsupportedMediaType);
+            throw new BadHttpRequestException("The body is not plain application/json.", StatusCodes.Status415UnsupportedMediaType);
         }
 
         // As a claim, a member that is JSON null is an absent one.

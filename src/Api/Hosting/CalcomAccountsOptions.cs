@@ -54,6 +54,16 @@ internal sealed class CalcomAccountsOptions
     /// <summary>Whether a valid token is remembered for a minute at most.</summary>
     public bool TokenCache { get; set; } = true;
 
+    /// <summary>The path under which the service is reached, as in <c>/calcom</c>. Probes ask for health without it.</summary>
+    [RegularExpression(@"^(?!/health(/|$))(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+$", ErrorMessage = "{0} has to be a path as in /calcom, and not /health")]
+    public string PathBase { get; set; } = "";
+
+    /// <summary>Whose <c>X-Forwarded-</c> headers are heeded: see <see cref="Gateway"/>.</summary>
+    public IConfigurationSection? ForwardedHeaders { get; set; }
+
+    /// <summary>Which pages on other origins may read answers: see <see cref="Http.CrossOriginRequests"/>.</summary>
+    public IConfigurationSection? Cors { get; set; }
+
     /// <summary>Read before anything is composed, so that a start fails for a setting alone.</summary>
     /// <exception cref="StartupException">A setting is unknown or makes no sense; the message names its key, and repeats no value.</exception>
     public static CalcomAccountsOptions Read(IConfiguration configuration)

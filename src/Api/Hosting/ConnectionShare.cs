@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.IO.Pipelines;
 using System.Runtime.CompilerServices;
 using Microsoft.AspNetCore.Connections;
+using Microsoft.AspNetCore.Connections.Features;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 
@@ -10,7 +11,8 @@ namespace CalcomAccounts.Api.Hosting;
 
 /// <summary>
 /// Keeps a connection from taking memory or time from the others where Kestrel's own limits don't: 500 connections at most may have
-/// a long request head in memory, and pipelined requests leave time for those that are not.
+/// a long request head in memory, and pipelined requests leave time for those that are not. HTTP/2 has limits of its own for the requests that
+/// share a connection: there only what comes before the first request counts.
 /// </summary>
 internal sealed class ConnectionShare : PipeReader
 {
@@ -35,6 +37,7 @@ internal sealed class ConnectionShare : PipeReader
     private int _requests;
     private bool _hasLongHead;
     private bool _answered;
+    private bool _isMultiplexed;
     private int _pipelined;
 
     private ConnectionShare(ConnectionContext connection, Server server)
@@ -56,10 +59,7 @@ internal sealed class ConnectionShare : PipeReader
         }
         finally
         {
-            if (share._hasLongHead)
-            {
-                Interlocked.Decrement(ref server.LongHeads);
-            }
+            share.ForgetLongHead();
         }
     };
 
@@ -67,12 +67,17 @@ internal sealed class ConnectionShare : PipeReader
     public static async Task InvokeAsync(HttpContext context, RequestDelegate next)
     {
         var share = context.Features.GetRequiredFeature<ConnectionShare>();
+        if (!share._isMultiplexed && HttpProtocol.IsHttp2(context.Request.Protocol))
+        {
+            share.Multiplex();
+        }
+
         Interlocked.Increment(ref share._requests);
         share._consumedBytes = 0;
         if (share._hasLongHead)
         {
             // Until the next request Kestrel would keep the head's text.
-            context.Response.Headers.Connection = "close";
+            CloseConnection(context);
         }
 
         try
@@ -86,10 +91,24 @@ internal sealed class ConnectionShare : PipeReader
         }
     }
 
+    /// <summary>Asks the client to send its next request on another connection, once this one is answered.</summary>
+    public static void CloseConnection(HttpContext context)
+    {
+        if (HttpProtocol.IsHttp2(context.Request.Protocol))
+        {
+            // Sends GOAWAY: HTTP/2 has no Connection header.
+            context.Features.Get<IConnectionLifetimeNotificationFeature>()?.RequestClose();
+        }
+        else
+        {
+            context.Response.Headers.Connection = "close";
+        }
+    }
+
     public override ValueTask<ReadResult> ReadAsync(CancellationToken cancellationToken = default)
     {
         var read = _input.ReadAsync(cancellationToken);
-        if (_answered)
+        if (_answered && !_isMultiplexed)
         {
             _answered = false;
             _pipelined = read.IsCompleted ? _pipelined + 1 : 0;
@@ -110,7 +129,7 @@ internal sealed class ConnectionShare : PipeReader
 
     public override void AdvanceTo(SequencePosition consumed, SequencePosition examined)
     {
-        if (Volatile.Read(ref _requests) is 0)
+        if (!_isMultiplexed && Volatile.Read(ref _requests) is 0)
         {
             var rest = _unread.Slice(consumed);
             _consumedBytes += _unread.Length - rest.Length;
@@ -160,10 +179,41 @@ internal sealed class ConnectionShare : PipeReader
             return;
         }
 
-        _hasLongHead = true;
-        if (Interlocked.Increment(ref _server.LongHeads) > MaxLongHeads)
+        lock (_server)
         {
-            _connection.Abort(new ConnectionAbortedException("Too many long request heads at once"));
+            if (_isMultiplexed)
+            {
+                return;
+            }
+
+            _hasLongHead = true;
+            if (++_server.LongHeads > MaxLongHeads)
+            {
+                _connection.Abort(new ConnectionAbortedException("Too many long request heads at once"));
+            }
+        }
+    }
+
+    // What seemed to be one long head may have been those of many requests.
+    private void Multiplex()
+    {
+        lock (_server)
+        {
+            _isMultiplexed = true;
+        }
+
+        ForgetLongHead();
+    }
+
+    private void ForgetLongHead()
+    {
+        lock (_server)
+        {
+            if (_hasLongHead)
+            {
+                _hasLongHead = false;
+                _server.LongHeads--;
+            }
         }
     }
 

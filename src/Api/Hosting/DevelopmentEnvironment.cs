@@ -80,7 +80,8 @@ internal sealed class DevelopmentEnvironment : IAsyncDisposable
     /// <summary>Prints on the console, not in the log, a curl command for each outcome.</summary>
     public async Task AnnounceAsync(WebApplication app)
     {
-        var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost");
+        var url = app.Urls.First().Replace("://[::]", "://localhost").Replace("://0.0.0.0", "://localhost")
+            + app.Configuration[$"{CalcomAccountsOptions.Section}:{nameof(CalcomAccountsOptions.PathBase)}"];
         Console.WriteLine();
         if (_database is not null)
         {

@@ -16,7 +16,7 @@ internal sealed class GracefulShutdown(IHostApplicationLifetime lifetime, IOptio
     public Task InvokeAsync(HttpContext context, RequestDelegate next)
     {
         Volatile.Write(ref _lastArrival, Stopwatch.GetTimestamp());
-        context.Response.OnStarting(CloseWhenStopping, context.Response);
+        context.Response.OnStarting(CloseWhenStopping, context);
         return next(context);
     }
 
@@ -47,11 +47,11 @@ internal sealed class GracefulShutdown(IHostApplicationLifetime lifetime, IOptio
         }
     }
 
-    private Task CloseWhenStopping(object response)
+    private Task CloseWhenStopping(object context)
     {
         if (lifetime.ApplicationStopping.IsCancellationRequested)
         {
-            ((HttpResponse)response).Headers.Connection = "close";
+            ConnectionShare.CloseConnection((HttpContext)context);
         }
 
         return Task.CompletedTask;

@@ -41,6 +41,10 @@ internal static class Limits
             kestrel.Limits.MaxRequestBufferSize = 64 * 1024;
             kestrel.Limits.MaxRequestBodySize = 64 * 1024;
             kestrel.Limits.MaxResponseBufferSize = 16 * 1024;
+
+            // Of HTTP/2 these are what MaxRequestBufferSize is of HTTP/1.1.
+            kestrel.Limits.Http2.InitialConnectionWindowSize = 64 * 1024;
+            kestrel.Limits.Http2.InitialStreamWindowSize = 64 * 1024;
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(5);
 
             // Places of silent connections are free again before a liveness probe has failed three times.

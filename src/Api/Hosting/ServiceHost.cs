@@ -24,6 +24,7 @@ internal static class ServiceHost
         var builder = CreateBuilder(settings);
         await using var development = await DevelopmentEnvironment.PrepareAsync(builder);
         await using var app = Build(builder);
+        await app.Services.GetRequiredService<ServerVersion>().CheckAtStartAsync();
         try
         {
             await app.StartAsync();
@@ -89,11 +90,13 @@ internal static class ServiceHost
         builder.Services.AddJwtAuthentication(builder.Configuration, options);
         builder.Services.AddRequestLogging();
         builder.Services.AddErrorHandling();
+        builder.Services.AddCrossOriginRequests(options);
+        builder.Services.AddGateway(options);
         builder.Services.AddAgents();
         builder.Services.AddHealth();
         builder.Services.AddOpenApi();
         builder.Services.AddGracefulShutdown();
-        builder.AddTelemetry();
+        builder.AddTelemetry(options);
 
         var app = BuildHost(builder);
         app.Services.CheckJwtAuthentication();
@@ -103,6 +106,8 @@ internal static class ServiceHost
         app.UseGracefulShutdown();
         app.UseResponseHeaders();
         app.UseErrorHandling();
+        app.UseCrossOriginRequests(options);
+        app.UseGateway(options);
         app.UseOpenApiPage();
         app.UseEmptyAgentId();
         app.UseRouting();

@@ -11,7 +11,7 @@ public sealed record ErrorResponse(bool Success, string Message, string Code)
 
     internal static ErrorResponse MethodNotAllowed { get; } = new(false, "Method not allowed", "METHOD_NOT_ALLOWED");
 
-    internal static ErrorResponse UnsupportedMediaType { get; } = new(false, "Content-Type must be application/json", "UNSUPPORTED_MEDIA_TYPE");
+    internal static ErrorResponse UnsupportedMediaType { get; } = new(false, "Content-Type must be application/json, and the body not compressed", "UNSUPPORTED_MEDIA_TYPE");
 
     internal static ErrorResponse TooManyRequests { get; } = new(false, "Too many of your requests are waiting; try again in a second", "TOO_MANY_REQUESTS");
 

@@ -8,11 +8,16 @@ using Microsoft.Extensions.Diagnostics.HealthChecks;
 namespace CalcomAccounts.Api.Observability;
 
 /// <summary>
-/// The service is ready when it is not stopping, has read the keys of each authority once, and the database answers the SELECT of lookups
-/// to a login that can't read API keys. It is live when the process answers at all.
+/// The service is ready when it is not stopping, has read the keys of each authority once, and the database is no PostgreSQL that is too old
+/// and answers the SELECT of lookups to a login that can't read API keys. It is live when the process answers at all.
 /// </summary>
 internal sealed class Readiness(
-    IAgentReader reader, LoginPrivileges login, IReadOnlyList<TrustedIssuer> issuers, IHostEnvironment environment, IHostApplicationLifetime lifetime) : IHealthCheck
+    IAgentReader reader,
+    ServerVersion version,
+    LoginPrivileges login,
+    IReadOnlyList<TrustedIssuer> issuers,
+    IHostEnvironment environment,
+    IHostApplicationLifetime lifetime) : IHealthCheck
 {
     // Leaves the rest of the 2 seconds in which readiness is answered to the answer.
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(1.5);
@@ -69,6 +74,11 @@ internal sealed class Readiness(
     private async Task<HealthCheckResult> CheckDatabaseAsync(CancellationToken cancellationToken)
     {
         await reader.ProbeAsync(cancellationToken);
+        if (await version.FindFaultAsync(cancellationToken) is { } fault)
+        {
+            return HealthCheckResult.Unhealthy($"the database is {fault}");
+        }
+
         return !environment.IsDevelopment() && await login.CanReadApiKeyAsync(cancellationToken)
             ? HealthCheckResult.Unhealthy("the database login can read api_key: give the service one that is calcom_reader and nothing else")
             : HealthCheckResult.Healthy();

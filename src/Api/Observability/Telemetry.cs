@@ -32,13 +32,13 @@ internal static class Telemetry
         ["url.query", "user_agent.original", "http.request.method_original", "server.address", "server.port", "client.address"];
 
     /// <exception cref="StartupException">A setting makes no sense.</exception>
-    public static void AddTelemetry(this WebApplicationBuilder builder)
+    public static void AddTelemetry(this WebApplicationBuilder builder, CalcomAccountsOptions options)
     {
         var sendsOtlp = ReadOtlpEndpoint(builder.Configuration);
         var prometheusUrl = ReadPrometheusUrl(builder.Configuration);
         if (sendsOtlp || prometheusUrl is not null)
         {
-            AddExporters(builder, sendsOtlp, prometheusUrl);
+            AddExporters(builder, options, sendsOtlp, prometheusUrl);
         }
     }
 
@@ -63,7 +63,11 @@ internal static class Telemetry
         }
     }
 
-    private static void AddExporters(WebApplicationBuilder builder, bool sendsOtlp, string? prometheusUrl)
+    // Asked before the path has lost its base.
+    private static bool IsHealth(PathString path, string pathBase) =>
+        path.StartsWithSegments("/health") || path.StartsWithSegments($"{pathBase}/health");
+
+    private static void AddExporters(WebApplicationBuilder builder, CalcomAccountsOptions options, bool sendsOtlp, string? prometheusUrl)
     {
         builder.Services.AddHostedService<BoundedFlush>();
         var telemetry = builder.Services.AddOpenTelemetry()
@@ -74,7 +78,7 @@ internal static class Telemetry
         {
             telemetry.WithMetrics(metrics => metrics.AddOtlpExporter());
             telemetry.WithTracing(traces => traces
-                .AddAspNetCoreInstrumentation(requests => requests.Filter = context => !context.Request.Path.StartsWithSegments("/health"))
+                .AddAspNetCoreInstrumentation(requests => requests.Filter = context => !IsHealth(context.Request.Path, options.PathBase))
                 .AddSource(InfrastructureServices.ActivitySourceName)
                 .AddNpgsql()
                 .AddProcessor<FailedStatementFilter>()

@@ -5,6 +5,7 @@ using Newtonsoft.Json.Linq;
 using NJsonSchema;
 using NJsonSchema.Generation;
 using NSwag;
+using NSwag.Generation;
 using NSwag.Generation.Processors;
 using NSwag.Generation.Processors.Contexts;
 
@@ -20,6 +21,9 @@ internal static class ApiDocument
     public const string AssetCacheControl = "public, max-age=3600";
 
     private const int MaxAnswers = 32;
+    private const string DocumentName = "v1";
+    private const string DocumentPath = $"/swagger/{DocumentName}/swagger.json";
+    private const string UrlPlaceholder = "<url>";
     private const string PlatformUrl = "https://api.ravan.ai";
     private const string BearerScheme = "BearerAuth";
     private const string ApiKeyScheme = "X-Api-Key";
@@ -62,7 +66,7 @@ internal static class ApiDocument
 
     public static IServiceCollection AddOpenApi(this IServiceCollection services) => services.AddOpenApiDocument(settings =>
     {
-        settings.DocumentName = "v1";
+        settings.DocumentName = DocumentName;
         settings.Title = "Agni API";
         settings.Version = "1.0.0";
         settings.Description =
@@ -78,6 +82,11 @@ internal static class ApiDocument
         settings.OperationProcessors.Add(new OperationProcessor(context => context.OperationDescription.Method != OpenApiOperationMethod.Head));
         settings.OperationProcessors.Add(new OperationProcessor(AddBody));
         settings.PostProcess = Complete;
+    }).AddResponseCompression(compression =>
+    {
+        // Only the page's scripts and styles: compressed together with what a caller sends, a secret could be guessed by its length (BREACH).
+        compression.MimeTypes = ["text/css", "text/javascript"];
+        compression.EnableForHttps = true;
     });
 
     /// <summary>Serves both under <c>/swagger</c>.</summary>
@@ -120,22 +129,44 @@ internal static class ApiDocument
         return Task.CompletedTask;
     }
 
+    // NSwag's own middleware believes every X-Forwarded-* header and Host, and keeps a document, or an error, for others.
     private static RequestDelegate Build(IApplicationBuilder app)
     {
-        app.UseOpenApi(settings =>
+        string? written = null;
+        app.UseResponseCompression();
+        app.Use(async (context, next) =>
         {
-            // One document for all: NSwag would keep one for each Host header that it ever sees.
-            settings.CreateDocumentCacheKey = _ => "";
-            settings.PostProcess = (document, _) =>
+            if (context.Request.Path != DocumentPath)
             {
-                document.Servers.Clear();
-                document.Servers.Add(new() { Url = "/" });
-                document.Servers.Add(new() { Url = PlatformUrl });
-            };
+                await next(context);
+                return;
+            }
+
+            written ??= await WriteAsync(app.ApplicationServices.GetRequiredService<IOpenApiDocumentGenerator>());
+            context.Response.ContentType = "application/json; charset=utf-8";
+            await context.Response.WriteAsync(written.Replace(UrlPlaceholder, FindBase(context.Request) is { Length: > 0 } url ? url : "/", StringComparison.Ordinal));
         });
-        app.UseSwaggerUi(page => page.DocExpansion = "list");
+        app.UseSwaggerUi(page =>
+        {
+            page.DocExpansion = "list";
+            page.TransformToExternalPath = (path, request) => FindBase(request) + path;
+        });
         return app.Build();
     }
+
+    /// <returns>What the document is for all callers, with a placeholder for the URL by which each reaches the service.</returns>
+    private static async Task<string> WriteAsync(IOpenApiDocumentGenerator generator)
+    {
+        var document = await generator.GenerateAsync(DocumentName);
+        document.Servers.Clear();
+        document.Servers.Add(new() { Url = UrlPlaceholder });
+        document.Servers.Add(new() { Url = PlatformUrl });
+        return document.ToJson();
+    }
+
+    /// <returns>The path before the service's own, encoded. One slash: two would be another host's URL.</returns>
+    private static string FindBase(HttpRequest request) =>
+        request.PathBase.ToUriComponent().Trim('/') is { Length: > 0 } path ? $"/{path}" : "";
 
     private static void Complete(OpenApiDocument document)
     {

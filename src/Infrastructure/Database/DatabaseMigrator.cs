@@ -33,6 +33,11 @@ public static class DatabaseMigrator
             // A second migration at the same time waits for the lock, and then finds nothing to do. The lock belongs to a transaction rather
             // than to the session, because behind PgBouncer other clients may get the session.
             await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
+            if (ServerVersion.FindFault(connection.PostgreSqlVersion) is { } fault)
+            {
+                throw Failure(server, fault);
+            }
+
             await using var transaction = await connection.BeginTransactionAsync(cancellationToken);
             await connection.ExecuteAsync(new CommandDefinition(
                 "select pg_advisory_xact_lock(@LockKey)", new { LockKey }, transaction, commandTimeout: 8, cancellationToken: cancellationToken));

@@ -4,7 +4,6 @@ using System.Globalization;
 using System.Security.Cryptography;
 using System.Text.RegularExpressions;
 using CalcomAccounts.Infrastructure.Database;
-using CalcomAccounts.Infrastructure.Diagnostics;
 using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Development;
@@ -19,7 +18,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
     private const string DefaultImage = "postgres:17";
     private const string ContainerPort = "5432";
 
-    private static readonly string s_requirement = $"PostgreSQL {DatabaseCheck.OldestMajorVersion} or newer";
+    private static readonly string s_requirement = $"PostgreSQL {ServerVersion.Oldest} or newer";
 
     private readonly Process _reaper;
 
@@ -214,7 +213,7 @@ public sealed partial class EmbeddedPostgres : IAsyncDisposable
             if (await TryRunAsync([$"{folder}/initdb", "--version"], cancellationToken) is ({ } answer, _)
                 && VersionNumber.Match(answer) is { Success: true, Value: var version }
                 && int.Parse(version.Split('.')[0], CultureInfo.InvariantCulture) is var major
-                && major >= DatabaseCheck.OldestMajorVersion
+                && major >= ServerVersion.Oldest
                 && (newest is null || major > newest.MajorVersion))
             {
                 newest = new(folder, version, major);

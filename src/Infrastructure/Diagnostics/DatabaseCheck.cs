@@ -12,9 +12,6 @@ namespace CalcomAccounts.Infrastructure.Diagnostics;
 /// <summary>The command <c>check</c>: verifies what the service needs from a database (docs/database.md). It changes nothing.</summary>
 public static class DatabaseCheck
 {
-    /// <summary>The oldest PostgreSQL version that the service supports.</summary>
-    internal const int OldestMajorVersion = 14;
-
     private const string HowToCreate = "run 'migrate' as the database's owner, or create views as in docs/database.md";
 
     private static readonly string[] s_uuid = ["uuid"];
@@ -136,9 +133,9 @@ public static class DatabaseCheck
         return new(ConnectionStrings.Describe(server), checks, data);
     }
 
-    private static CheckResult CheckServer(NpgsqlConnection connection) => connection.PostgreSqlVersion.Major >= OldestMajorVersion
-        ? new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}")
-        : new("connection", false, $"PostgreSQL {connection.PostgreSqlVersion}; version {OldestMajorVersion} or newer is required");
+    private static CheckResult CheckServer(NpgsqlConnection connection) => ServerVersion.FindFault(connection.PostgreSqlVersion) is { } fault
+        ? new("connection", false, fault)
+        : new("connection", true, $"PostgreSQL {connection.PostgreSqlVersion}");
 
     /// <returns>Whether the service's statement can run at all.</returns>
     private static async Task<bool> CheckRelationsAsync(NpgsqlConnection connection, List<CheckResult> checks)
