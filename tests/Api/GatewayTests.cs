@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Infrastructure;
+using Microsoft.Extensions.Logging;
 
 namespace CalcomAccounts.Tests.Api;
 
@@ -214,6 +215,27 @@ public sealed class GatewayTests(ServiceFixture fixture)
         var plain = await service.SendAsync("GET", target, token);
         Assert.Equal((status, plain.Status, plain.Body), (answer.Status, answer.Status, answer.Body));
         Assert.Equal(plain.Header("Location"), answer.Header("Location"));
+    }
+
+    [Fact]
+    public async Task HeadersOfAGatewayAndOfABrowser_AreNotLogged_AtAnyLevel()
+    {
+        const string Written = "written-by-a-caller";
+        using var log = new CapturedLog(LogLevel.Trace);
+        await using var service = await TestService.StartAsync(
+            fixture.Tables.ServiceConnectionString,
+            new() { [KnownNetwork] = "127.0.0.0/8", ["CalcomAccounts:Cors:AllowedOrigins:0"] = "https://app.example" },
+            builder => builder.Logging.AddProvider(log));
+
+        foreach (var header in new[] { "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix", "Origin" })
+        {
+            await service.SendAsync("OPTIONS", "/health/live", configure: request => request.Headers.TryAddWithoutValidation(header, $"https://{Written}"));
+            await service.SendAsync("GET", "/health/live", configure: request => request.Headers.TryAddWithoutValidation(header, $"/{Written}, /{Written}"));
+        }
+
+        Assert.Equal(200, (await service.SendAsync("GET", "/health/live")).Status);
+        Assert.NotEmpty(log.Lines);
+        Assert.DoesNotContain(log.Lines, line => line.Contains(Written, StringComparison.Ordinal));
     }
 
     private static Task<Answer> GetAsync(TestService service, string target, string? prefix) =>
