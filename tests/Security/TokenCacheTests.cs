@@ -6,9 +6,8 @@ using Microsoft.Extensions.Options;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>What is remembered of a valid token, for how long, and that nothing else is.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class TokenCacheTests(ServiceFixture fixture)
+/// <summary>How long valid tokens are cached, and that nothing else is.</summary>
+public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly Caller s_caller = Caller.OfSubject("somebody");
     private static readonly object s_keySet = new();
@@ -21,8 +20,8 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData(3600, 59.9, true)]
     [InlineData(3600, 60.1, false)]
     [InlineData(0, 0, false)]
-    [InlineData(-5, 0, false)] // Within the clock skew, and so valid.
-    public void ATokenIsRememberedUntilItExpires_ForAMinuteAtMost(double expiresIn, double after, bool remembered)
+    [InlineData(-5, 0, false)] // Valid because of the clock skew.
+    public void CachedToken_ExpiresWithTheTokenOrAfterAMinute(double expiresIn, double after, bool remembered)
     {
         var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_caller, _clock.Now.AddSeconds(expiresIn));
@@ -37,7 +36,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData("toke")]
     [InlineData("token ")]
     [InlineData("")]
-    public void AnotherTokenIsNotFound(string other)
+    public void OtherToken_IsNotFound(string other)
     {
         var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
@@ -47,7 +46,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public void AnotherKeySetDropsEverything()
+    public void ChangedKeySet_ClearsTheCache()
     {
         var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
@@ -55,14 +54,14 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
         Assert.Null(cache.Find("token", new object()));
         Assert.Null(cache.Find("token", s_keySet));
 
-        // Validated by a key set that has been replaced meanwhile.
+        // Validated with a key set that has been replaced meanwhile.
         cache.Find("token", null);
         cache.Add("token", s_keySet, s_caller, _clock.Now.AddHours(1));
         Assert.Null(cache.Find("token", null));
     }
 
     [Fact]
-    public void TenThousandAreRememberedAtMost()
+    public void Cache_HoldsAtMostTenThousandTokens()
     {
         var cache = new TokenCache(_clock);
         for (var i = 0; i < 12_000; i++)
@@ -77,7 +76,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData(null, 1)]
     [InlineData("true", 1)]
     [InlineData("false", 3)]
-    public async Task AValidTokenIsValidatedOnce_UnlessThatIsSwitchedOff_AndARefusedOneEachTime(string? setting, int validations)
+    public async Task ValidToken_IsValidatedOnceUnlessCacheIsOffAndInvalidTokenEachTime(string? setting, int validations)
     {
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:TokenCache"] = setting });
         var rules = service.Services.GetRequiredService<IOptionsMonitor<JwtBearerOptions>>().Get(JwtBearerDefaults.AuthenticationScheme).TokenValidationParameters;
@@ -105,7 +104,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task EachTokenIsItsOwnCallersAlone()
+    public async Task CachedTokens_DoNotMixUpCallers()
     {
         var (org, otherOrg) = (Guid.NewGuid(), Guid.NewGuid());
         var agent = await fixture.Tables.AddAgentAsync(org);
