@@ -3,14 +3,13 @@ using CalcomAccounts.Client;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>A consumer's client, generated from the committed OpenAPI document while these tests are built.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class ClientTests(ServiceFixture fixture)
+/// <summary>The client that consumers generate, here generated from the committed OpenAPI document by the build.</summary>
+public sealed class ClientTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private readonly Guid _org = Guid.NewGuid();
 
     [Fact]
-    public async Task ItReadsEveryOutcome()
+    public async Task GeneratedClient_ReadsEveryOutcome()
     {
         var stored = new StoredAccount { Status = "error" };
         var account = await fixture.Tables.AddOrgAccountAsync(_org, stored with { Id = Guid.NewGuid() });
@@ -33,7 +32,7 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ItReadsAnExplanation()
+    public async Task GeneratedClient_ReadsExplanation()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var key = await fixture.Tables.AddKeyAsync(agent, new() { ApiKey = null });
@@ -48,7 +47,7 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ItReadsManyAtOnce()
+    public async Task GeneratedClient_ReadsAccountList()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var nobody = Guid.NewGuid();
@@ -60,7 +59,7 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AMemberOfSeveralOrganizationsNamesOneOfThem()
+    public async Task GeneratedClient_OrgIdParameter_SelectsTheOrganization()
     {
         var subject = Guid.NewGuid().ToString();
         var otherOrg = Guid.NewGuid();
@@ -81,7 +80,7 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task EveryErrorHasItsType()
+    public async Task GeneratedClient_ErrorResponses_ThrowTypedExceptions()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         await using var withoutDatabase = await TestService.StartAsync("Host=127.0.0.1;Port=1;Username=nobody");
@@ -109,12 +108,12 @@ public sealed class ClientTests(ServiceFixture fixture)
             }
         }
 
-        using var stranger = Http(fixture.Service, "x");
-        var strangers = new CalcomAccountsClient(stranger);
+        using var unauthorizedHttp = Http(fixture.Service, "x");
+        var unauthorizedClient = new CalcomAccountsClient(unauthorizedHttp);
         foreach (var ask in new Func<Task>[]
         {
-            () => strangers.GetAgentCalcomAccountAsync(agent.ToString()), () => strangers.ExplainAgentCalcomAccountAsync(agent.ToString()),
-            () => strangers.GetAgentCalcomAccountsAsync(new() { Agent_ids = [agent.ToString()] }),
+            () => unauthorizedClient.GetAgentCalcomAccountAsync(agent.ToString()), () => unauthorizedClient.ExplainAgentCalcomAccountAsync(agent.ToString()),
+            () => unauthorizedClient.GetAgentCalcomAccountsAsync(new() { Agent_ids = [agent.ToString()] }),
         })
         {
             var refused = await Assert.ThrowsAsync<ApiException<UnauthorizedResponse>>(ask);
@@ -124,7 +123,7 @@ public sealed class ClientTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task DocumentedClient_IsGeneratedAndUsedAsInTheseTests()
+    public async Task DocumentedClientCommandAndExample_MatchTheTestedClient()
     {
         var project = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "tests", "CalcomAccounts.Tests.csproj"));
         var options = Regex.Match(project, "openapi2csclient .*(/className:.+?)\"").Groups[1].Value;

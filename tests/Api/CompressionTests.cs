@@ -5,8 +5,7 @@ using System.Text;
 namespace CalcomAccounts.Tests.Api;
 
 /// <summary>docs/api.md: bodies are not compressed, and of what is answered only the OpenAPI page's scripts and styles are.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class CompressionTests(ServiceFixture fixture)
+public sealed class CompressionTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private readonly Guid _org = Guid.NewGuid();
 

@@ -4,8 +4,7 @@ using CalcomAccounts.Infrastructure;
 namespace CalcomAccounts.Tests.Api;
 
 /// <summary>docs/api.md: pages on other origins, by ASP.NET Core's own CORS. A browser's part is in tests/npm/cross-origin.mjs.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class CorsTests(ServiceFixture fixture)
+public sealed class CorsTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Setting = "CalcomAccounts:Cors:AllowedOrigins:";
     private const string Listed = "https://app.example";

@@ -2,7 +2,7 @@ using System.Text.Json;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>docs/api.md and docs/account-resolution.md over HTTP: the answers, byte for byte.</summary>
+/// <summary>docs/api.md and docs/account-resolution.md over HTTP: the exact responses.</summary>
 public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string None =
@@ -40,7 +40,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
 
     [Theory]
     [MemberData(nameof(KeyStatesAndLinks))]
-    public async Task EveryKeyStateWithEveryLink(int? keyState, Link link)
+    public async Task EveryKeyStateAndLinkState_ResolvesToTheExpectedAccount(int? keyState, Link link)
     {
         var views = fixture.Views;
         var linked = link switch
@@ -83,7 +83,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task WhyIsAnsweredByteForByte()
+    public async Task Explanation_ListsCandidatesInOrderWithReasons()
     {
         var agent = await fixture.Views.AddAgentAsync(_org, Guid.NewGuid());
         var key = new StoredAccount { Status = null };
@@ -100,7 +100,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task OnTheServicesOwnTables_EachOutcome()
+    public async Task OwnTables_EveryOutcome_IsReturned()
     {
         var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
         var linked = await fixture.Tables.AddAgentAsync(_org, account);
@@ -114,7 +114,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task OnTheServicesOwnTables_TheColumnDefaultsAreReturned()
+    public async Task OwnTables_KeyWithColumnDefaults_ReturnsTheDefaults()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var key = Assert.Single(await fixture.Tables.QueryAsync<Guid>(
@@ -126,7 +126,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task NothingElseIsAFallback_NeitherAnotherAccountOfTheOrganizationNorAnotherAgentsKey()
+    public async Task UnlinkedAccountAndKeyOfAnotherAgent_AreNotUsed()
     {
         await fixture.Tables.AddOrgAccountAsync(_org, new());
         var disconnected = await fixture.Tables.AddOrgAccountAsync(_org, new() { Status = "inactive" });
@@ -137,7 +137,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task OfTwoConnectedKeysTheNewestWins_ThenTheGreatestId()
+    public async Task SeveralConnectedKeys_NewestThenGreatestIdIsUsed()
     {
         var agent = await fixture.Views.AddAgentAsync(_org);
         var first = new StoredAccount { Id = new("f0000000-0000-4000-8000-000000000000") };
@@ -151,9 +151,9 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
         Assert.Equal(Account("agent", sameMoment.Id), (await fixture.ServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
     }
 
-    // PostgreSQL holds more years than .NET does.
+    // PostgreSQL supports more years than .NET.
     [Fact]
-    public async Task TheNewestWins_HoweverFarAwayItWasCreated()
+    public async Task KeysWithExtremeTimestamps_NewestIsUsed()
     {
         var agent = await fixture.Views.AddAgentAsync(_org);
         string?[] fromOldest = [null, "4000-01-01 BC", "0002-01-01", "2026-01-01", "9999-12-31 23:59:59.999999+00", "294276-12-31 23:59:59.999999+00"];
@@ -167,7 +167,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task AnAccountThatAViewHasTwiceIsUsed_AndOneThatItHasInTwoWaysIsAnError()
+    public async Task DuplicateAccountRows_IdenticalAreAcceptedAndDifferentReturn500()
     {
         var account = new StoredAccount();
         var agent = await fixture.Views.AddAgentAsync(_org, account.Id);
@@ -180,7 +180,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task AChangeIsSeenByTheNextRequest()
+    public async Task ChangedData_IsReturnedByTheNextRequest()
     {
         var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
         var agent = await fixture.Tables.AddAgentAsync(_org, account);
@@ -203,7 +203,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     [Theory]
     [InlineData("Zoë's <b>\"Kalender\"</b> & 日本 🗓")]
     [InlineData("tab\tand\\line\nfeed")]
-    public async Task TextComesBackAsItIsStored(string text)
+    public async Task SpecialCharacters_AreReturnedAsStored(string text)
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         await fixture.Tables.AddKeyAsync(agent, new() { Name = text, Status = text, ApiBaseUrl = text });
@@ -218,7 +218,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
 
     private static JsonElement Data(Answer answer) => JsonDocument.Parse(answer.Body).RootElement.GetProperty("data");
 
-    // Written from what each reason means, case by case.
+    // The expected candidates, from the documented meaning of each reason.
     private static string Candidates(int? keyState, Guid key, Link link, Guid? linked)
     {
         var (hasApiKey, status, connected, _) = keyState is { } state ? AccountStates.All[state] : default;

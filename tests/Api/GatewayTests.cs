@@ -6,8 +6,7 @@ using Microsoft.Extensions.Logging;
 namespace CalcomAccounts.Tests.Api;
 
 /// <summary>docs/deployment.md: a path base, and X-Forwarded-* headers of those alone that are known.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class GatewayTests(ServiceFixture fixture)
+public sealed class GatewayTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string PathBase = "CalcomAccounts:PathBase";
     private const string KnownNetwork = "CalcomAccounts:ForwardedHeaders:KnownNetworks:0";

@@ -6,14 +6,13 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>Liveness never asks the database; readiness does, and answers within two seconds.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class HealthTests(ServiceFixture fixture)
+/// <summary>Liveness does not depend on the database; readiness does, and answers within two seconds.</summary>
+public sealed class HealthTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     [Theory]
     [InlineData("/health/live")]
     [InlineData("/health/ready")]
-    public async Task AHealthyServiceIsLiveAndReady_WithoutAToken(string path)
+    public async Task HealthyService_WithoutToken_IsLiveAndReady(string path)
     {
         var answer = await fixture.Service.SendAsync("GET", path);
 
@@ -21,7 +20,7 @@ public sealed class HealthTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task WithoutADatabaseItIsLiveAndNotReady()
+    public async Task DatabaseUnreachable_IsLiveAndNotReady()
     {
         await using var service = await TestService.StartAsync("Host=127.0.0.1;Port=1;Username=nobody");
 
@@ -30,7 +29,7 @@ public sealed class HealthTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task WithoutTheSchemaItIsNotReady()
+    public async Task SchemaMissing_IsNotReady()
     {
         await using var service = await TestService.StartAsync(await fixture.Server.CreateDatabaseAsync());
 
@@ -40,28 +39,23 @@ public sealed class HealthTests(ServiceFixture fixture)
     [Theory]
     [InlineData("1")]
     [InlineData("5")]
-    public async Task WithADatabaseThatDoesNotAnswerItIsLiveAndNotReadyWithinTwoSeconds(string answerTimeoutSeconds)
+    public async Task DatabaseDoesNotAnswer_IsLiveAndNotReadyWithinTwoSeconds(string answerTimeoutSeconds)
     {
-        await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = answerTimeoutSeconds });
-        await using var connection = new NpgsqlConnection(fixture.Tables.OwnerConnectionString);
-        await connection.OpenAsync();
-        await using var transaction = await connection.BeginTransactionAsync();
-        await using (var command = new NpgsqlCommand("lock table calcom.agents", connection, transaction))
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await using var service = await TestService.StartAsync(database.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = answerTimeoutSeconds });
+        await using (await database.LockAsync("agents"))
         {
-            await command.ExecuteNonQueryAsync();
+            var started = Stopwatch.GetTimestamp();
+            Assert.Equal((503, "Unhealthy"), await ReadyAsync(service));
+            Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 2);
+            Assert.Equal(200, (await service.SendAsync("GET", "/health/live")).Status);
         }
 
-        var started = Stopwatch.GetTimestamp();
-        Assert.Equal((503, "Unhealthy"), await ReadyAsync(service));
-        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 2);
-        Assert.Equal(200, (await service.SendAsync("GET", "/health/live")).Status);
-
-        await transaction.RollbackAsync();
         Assert.Equal((200, "Healthy"), await ReadyAsync(service));
     }
 
     [Fact]
-    public async Task OnViewsWithoutAnApiKeyItIsReady() => Assert.Equal((200, "Healthy"), await ReadyAsync(fixture.ServiceOnViews));
+    public async Task ViewsWithoutApiKeyColumn_IsReady() => Assert.Equal((200, "Healthy"), await ReadyAsync(fixture.ServiceOnViews));
 
     [Theory]
     [InlineData("superuser", "alter role {0} superuser")]
@@ -69,7 +63,7 @@ public sealed class HealthTests(ServiceFixture fixture)
     [InlineData("grant_on_column", "grant select (api_key) on calcom.org_accounts to {0}")]
     [InlineData("member_of_all_readers", "grant pg_read_all_data to {0}")]
     [InlineData("member_without_inheriting", "create role key_owner; grant select on calcom.agent_keys to key_owner; create role between noinherit; grant key_owner to between; grant between to {0}")]
-    public async Task ALoginThatCanReadApiKeysIsNotReady_AndTheLogSaysWhy(string name, string privileges)
+    public async Task LoginCanReadApiKeys_IsNotReadyAndLogsTheReason(string name, string privileges)
     {
         var login = $"reads_keys_as_{name}";
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
@@ -88,7 +82,7 @@ public sealed class HealthTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AReadinessThatBreaksIsLogged()
+    public async Task HealthCheckThrows_Returns500AndIsLogged()
     {
         var log = new CapturedLog(LogLevel.Error);
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, configure: builder =>

@@ -8,8 +8,7 @@ using Microsoft.Extensions.Hosting;
 namespace CalcomAccounts.Tests.Api;
 
 /// <summary>docs/deployment.md: HTTP/2 without TLS, with prior knowledge.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class Http2Tests(ServiceFixture fixture)
+public sealed class Http2Tests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private readonly Guid _org = Guid.NewGuid();
 

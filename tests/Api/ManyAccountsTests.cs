@@ -4,9 +4,8 @@ using System.Text.Json;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>Many agents in one request: what is accepted, what is refused and how, and what it costs the database.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class ManyAccountsTests(ServiceFixture fixture)
+/// <summary>The list operation: valid and invalid bodies, the order of the answers, and the number of statements.</summary>
+public sealed class ManyAccountsTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Uuid = "0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01";
     private const string NoList = "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id";
@@ -50,7 +49,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     [InlineData("text/plain")]
     [InlineData("application/x-www-form-urlencoded")]
     [InlineData("application/jsonx")]
-    public async Task BodyOfAnotherContentType_Is415_AfterTheToken(string? contentType)
+    public async Task UnsupportedContentType_Returns415OnlyWithValidToken(string? contentType)
     {
         Task<Answer> PostAsync(string? token) => fixture.Service.SendAsync("POST", TestService.AccountsPath, token, request =>
         {
@@ -67,7 +66,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     [Theory]
     [InlineData("application/json")]
     [InlineData("Application/JSON; charset=utf-8")]
-    public async Task BodyOfJson_IsRead_HoweverItsTypeIsWritten(string contentType)
+    public async Task JsonContentType_InAnySpelling_IsAccepted(string contentType)
     {
         var answer = await fixture.Service.SendAsync("POST", TestService.AccountsPath, Tokens.OfOrganization(_org), request =>
         {
@@ -80,7 +79,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
 
     [Theory]
     [MemberData(nameof(Malformed))]
-    public async Task WhatIsMalformedIsNamed_AfterTheTokenIsChecked(string body, string message)
+    public async Task MalformedBody_Returns400OnlyWithValidToken(string body, string message)
     {
         var answer = await fixture.Service.PostAccountsAsync(body, Tokens.OfOrganization(_org));
 
@@ -89,35 +88,37 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task TheAnswersAreInTheOrderAsked_DuplicatesIncluded_InOneRoundTrip()
+    public async Task AccountList_KeepsOrderAndDuplicatesWithOneStatement()
     {
-        var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await using var service = await TestService.StartAsync(database.ServiceConnectionString);
+        var account = await database.AddOrgAccountAsync(_org, new());
         var agents = new List<Guid>();
         for (var i = 0; i < 60; i++)
         {
-            var agent = await fixture.Tables.AddAgentAsync(_org, i % 3 is 0 ? account : null);
+            var agent = await database.AddAgentAsync(_org, i % 3 is 0 ? account : null);
             if (i % 3 is 1)
             {
-                await fixture.Tables.AddKeyAsync(agent, new());
+                await database.AddKeyAsync(agent, new());
             }
 
             agents.Add(agent);
         }
 
-        var foreign = await fixture.Tables.AddAgentAsync(Guid.NewGuid());
-        List<Guid> asked = [.. agents, foreign, Guid.NewGuid(), .. agents.AsEnumerable().Reverse().Take(38)];
-        Assert.Equal(100, asked.Count);
+        var foreign = await database.AddAgentAsync(Guid.NewGuid());
+        List<Guid> requested = [.. agents, foreign, Guid.NewGuid(), .. agents.AsEnumerable().Reverse().Take(38)];
+        Assert.Equal(100, requested.Count);
         var expected = new List<string>();
-        foreach (var agent in asked)
+        foreach (var agent in requested)
         {
-            var one = await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
+            var one = await service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
             expected.Add(one.Status is 404 ? "null" : JsonDocument.Parse(one.Body).RootElement.GetProperty("data").GetRawText());
         }
 
-        using var statements = new StatementCounter(fixture.Tables, "with ordinality");
-        var answer = await fixture.Service.GetAccountsAsync(asked, Tokens.OfOrganization(_org));
+        using var statements = new StatementCounter(database, "with ordinality");
+        var answer = await service.GetAccountsAsync(requested, Tokens.OfOrganization(_org));
 
-        var accounts = string.Join(',', asked.Zip(expected, (id, one) => $$$"""{"agent_id":"{{{id}}}","account":{{{one}}}}"""));
+        var accounts = string.Join(',', requested.Zip(expected, (id, one) => $$$"""{"agent_id":"{{{id}}}","account":{{{one}}}}"""));
         Assert.Equal(
             (200, $$$"""{"success":true,"message":"Agent Cal.com accounts retrieved","data":{"accounts":[{{{accounts}}}]}}"""),
             (answer.Status, answer.Body));
@@ -136,7 +137,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     [InlineData("", ",\"org_id\":[\"{mine}\"]", 400, false)]
     [InlineData("?org_id=", "", 400, false)]
     [InlineData("?org_id={mine}", ",\"org_id\":\"{mine}\"", 400, false)]
-    public async Task AnOrganizationNarrowsAMemberOfMany_FromTheBodyOrTheQuery_AndIsIgnoredWithTheClaim(string query, string member, int status, bool found)
+    public async Task OrgIdInBodyOrQuery_NarrowsMemberTokensAndIsIgnoredWithOrgClaim(string query, string member, int status, bool found)
     {
         var (other, subject) = (Guid.NewGuid(), Guid.NewGuid().ToString());
         await fixture.Tables.AddMemberAsync(_org, subject);
@@ -155,7 +156,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ABodyThatComesTooSlowlyIsNoList()
+    public async Task BodySentTooSlowly_Returns400()
     {
         using var client = await RawHttp.ConnectAsync(fixture.Service.Url);
         var stream = client.GetStream();
@@ -172,7 +173,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AnIdComesBackInLowerCase()
+    public async Task UpperCaseAgentId_IsReturnedInLowerCase()
     {
         var answer = await fixture.Service.PostAccountsAsync($$"""{"agent_ids":["{{Uuid.ToUpperInvariant()}}"]}""", Tokens.OfOrganization(_org));
 
@@ -180,7 +181,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task WhatIsRefusedIsNotRepeated_NorLogged()
+    public async Task RejectedBody_IsNeitherEchoedNorLogged()
     {
         var token = Tokens.OfOrganization(_org);
         foreach (var body in new[] { $$"""{"agent_ids":["{{token}}"]}""", $$"""{"agent_ids":[],"{{token}}":1}""", $$"""{"agent_ids":{{token}} }""", token })
@@ -196,7 +197,7 @@ public sealed class ManyAccountsTests(ServiceFixture fixture)
     [InlineData("HEAD")]
     [InlineData("PUT")]
     [InlineData("DELETE")]
-    public async Task OnlyPostCarriesAList(string method)
+    public async Task OtherMethodThanPost_Returns405(string method)
     {
         var answer = await fixture.Service.SendAsync(method, TestService.AccountsPath, Tokens.OfOrganization(_org));
 

@@ -3,17 +3,16 @@ using YamlDotNet.RepresentationModel;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>The served OpenAPI document says what the contract's says, and more only where that adds a description.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class OpenApiTests(ServiceFixture fixture)
+/// <summary>The served OpenAPI document equals the contract's, apart from added descriptions and operations.</summary>
+public sealed class OpenApiTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     [Fact]
-    public async Task TheDocumentEqualsTheContracts()
+    public async Task ServedDocument_EqualsTheContract()
     {
         var served = await GetDocumentAsync();
         var contract = ReadContract();
 
-        // What the contract does not know is looked at below.
+        // Operations that are not in the contract have a test of their own.
         var operations = served["paths"]!.AsObject();
         Assert.Equal(
             ["/api/v1/calcom/agents/{agent_id}/account", "/api/v1/calcom/agents/{agent_id}/account/explain", "/api/v1/calcom/agents/accounts"],
@@ -26,10 +25,10 @@ public sealed class OpenApiTests(ServiceFixture fixture)
             Assert.True(schemas.Remove(added), added);
         }
 
-        // The other tags have no operation here, and the page would show each as an empty section.
+        // The contract's other tags have no operation here, so the page would show empty sections.
         contract["tags"] = new JsonArray(new JsonObject { ["name"] = "CalComService" });
 
-        // Compared below, or a matter of the generator.
+        // The version depends on the generator, and the servers have a test of their own.
         foreach (var document in new[] { served, contract })
         {
             document.Remove("openapi");
@@ -42,7 +41,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     [Theory]
     [InlineData("/api/v1/calcom/agents/{agent_id}/account/explain", "get", "agent_id, org_id", "200, 400, 401, 403, 404, 429, 500")]
     [InlineData("/api/v1/calcom/agents/accounts", "post", "org_id", "200, 400, 401, 403, 415, 429, 500")]
-    public async Task WhatTheContractDoesNotKnowIsDocumentedToo(string path, string method, string parameters, string statuses)
+    public async Task OperationsBeyondTheContract_AreDocumented(string path, string method, string parameters, string statuses)
     {
         var document = await GetDocumentAsync();
         var operations = document["paths"]![path]!.AsObject();
@@ -62,7 +61,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task TheCommittedDocumentIsTheServedOne()
+    public async Task CommittedDocument_EqualsTheServedOne()
     {
         var served = (await fixture.Service.SendAsync("GET", "/swagger/v1/swagger.json")).Body;
 
@@ -80,7 +79,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ThePageIsServed()
+    public async Task SwaggerPage_IsServed()
     {
         var redirect = await fixture.Service.SendAsync("GET", "/swagger");
         var page = await fixture.Service.SendAsync("GET", redirect.Header("Location")!);
@@ -90,7 +89,7 @@ public sealed class OpenApiTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task WhatFailsOnThePageFailsInTheEnvelopeToo()
+    public async Task InvalidRangeOfSwaggerAsset_Returns416InTheErrorEnvelope()
     {
         var answer = await fixture.Service.SendAsync("GET", "/swagger/swagger-ui.css", configure: request => request.Headers.Range = new(99_999_999, null));
 

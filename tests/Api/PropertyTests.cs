@@ -4,11 +4,10 @@ using CsCheck;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>Whatever is sent, there is an answer from the contract, or the HTTP server's own bare refusal, and it repeats nothing.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class PropertyTests(ServiceFixture fixture)
+/// <summary>Random requests get a response from the contract, or an empty error response of the HTTP server, and nothing of them is echoed.</summary>
+public sealed class PropertyTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
-    // In everything that a caller may choose, so that an echo of any of it is seen.
+    // Part of everything that a caller may choose, so that any echo is noticed.
     private const string Canary = "zq7Xw";
     private const int Iterations = 2000;
 
@@ -21,14 +20,14 @@ public sealed class PropertyTests(ServiceFixture fixture)
         "Content-Type must be application/json, and the body not compressed", "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
     ];
 
-    // Any byte that may stand there at all, and percent-encoded ones, whole and broken.
+    // Any allowed byte, and percent-encoded ones, valid and invalid.
     private static readonly Gen<string> s_text = Gen.Frequency(
         (4, Gen.Char[" !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~09azAZ"].Select(c => c.ToString())),
         (4, Gen.Byte.Select(b => $"%{b:X2}")),
         (1, Gen.Byte.Select(b => ((char)b).ToString())),
         (1, Among("%", "%2", "%u0041", "..", "//", "%2F", "%00", "%C0%AF", "%ED%A0%80", "\u00ff", "null", "%2500"))).List[0, 12].Select(parts => Canary + string.Concat(parts));
 
-    // Without what would end the line or the target in it: that is no longer the request which is meant.
+    // Without characters that would end the request line or target.
     private static readonly Gen<string> s_inTarget = s_text.Select(text => string.Concat(text.Split(' ', '\r', '\n')));
 
     private static readonly Gen<string> s_uuid = Gen.Guid.Select(id => id.ToString());
@@ -80,7 +79,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
         Gen.Frequency((4, Gen.Const("}")), (1, s_text), (1, Gen.Const("")))).Select((ids, more, end) => $"{{{ids}{more}{end}");
 
     [Fact]
-    public Task WhateverIsSent_TheAnswerIsFromTheContractAndRepeatsNothing() =>
+    public Task RandomRequests_GetContractResponsesWithoutEcho() =>
         Gen.Select(s_method, s_path, s_query, s_headers).SampleAsync(
             async (method, path, query, headers) =>
             {
@@ -96,7 +95,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
             threads: 4);
 
     [Fact]
-    public Task WhateverListIsSent_TheAnswerIsFromTheContractAndRepeatsNothing() =>
+    public Task RandomListBodies_GetContractResponsesWithoutEcho() =>
         Gen.Select(s_body, s_query, s_headers).SampleAsync(
             async (body, query, headers) =>
             {
@@ -117,7 +116,7 @@ public sealed class PropertyTests(ServiceFixture fixture)
     {
         if (answer.Header("Content-Type") is null)
         {
-            // Not HTTP, by Kestrel's judgement: it says no more than that. Or the answer to a HEAD.
+            // Kestrel's own response to invalid HTTP, or the response to a HEAD request.
             Assert.Equal("", answer.Body);
             return;
         }

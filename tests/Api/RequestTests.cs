@@ -4,9 +4,8 @@ using Microsoft.Extensions.Logging;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>docs/api.md: paths, queries, methods, headers, and the envelope of every failure.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class RequestTests(ServiceFixture fixture)
+/// <summary>docs/api.md: paths, queries, methods, headers and error envelopes.</summary>
+public sealed class RequestTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Uuid = "0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01";
     private const string InvalidAgentId = """{"success":false,"message":"agent_id must be a UUID","code":"INVALID_REQUEST"}""";
@@ -41,7 +40,7 @@ public sealed class RequestTests(ServiceFixture fixture)
 
     [Theory]
     [MemberData(nameof(MalformedAgentIds))]
-    public async Task AMalformedAgentIdIsRefusedByName_AfterTheTokenIsChecked(string agentId)
+    public async Task MalformedAgentId_Returns400OnlyWithValidToken(string agentId)
     {
         var account = TestService.AccountPath(agentId);
         foreach (var path in new[] { account, account + "/", account + "/explain", account + "/explain/" })
@@ -52,11 +51,11 @@ public sealed class RequestTests(ServiceFixture fixture)
         }
     }
 
-    // Guid's own parser would take the second.
+    // Guid.TryParseExact would accept the second one.
     [Theory]
     [InlineData("garbage")]
     [InlineData("+f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01")]
-    public void WhatIsNoUuidIsNotParsedAsOne(string text) =>
+    public void UuidParse_InvalidText_Throws(string text) =>
         Assert.Equal("Not a UUID.", Assert.Throws<FormatException>(() => CalcomAccounts.Application.Uuid.Parse(text)).Message);
 
     [Theory]
@@ -66,7 +65,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [InlineData("0f9d6c1e%2D3a52%2d4b7e-9c41-5d2e8a7b6c01")]
     [InlineData("00000000-0000-0000-0000-000000000000")]
     [InlineData("ffffffff-ffff-ffff-ffff-ffffffffffff")]
-    public async Task AnyUuidIsAnAgentId_DecodedOnce(string agentId)
+    public async Task AnyUuidSpelling_IsAcceptedAsAgentId(string agentId)
     {
         var answer = await fixture.Service.SendAsync("GET", TestService.AccountPath(agentId), Tokens.OfOrganization(_org));
 
@@ -86,7 +85,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [InlineData("?org_id=0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01,")]
     [InlineData("?org_id=0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01&org_id=0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01")]
     [InlineData("?org_id=0f9d6c1e-3a52-4b7e-9c41-5d2e8a7b6c01&org_id=")]
-    public async Task AMalformedOrgIdIsRefusedByName_WhereItIsNeeded(string query)
+    public async Task MalformedOrgId_Returns400OnlyForMemberTokens(string query)
     {
         var path = TestService.AccountPath(Uuid) + query;
 
@@ -110,7 +109,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [InlineData("GET", "/api/v1/calcom/agents/" + Uuid + "/account/explain/more")]
     [InlineData("GET", "/api/v2/calcom/agents/" + Uuid + "/account")]
     [InlineData("POST", "/nowhere")]
-    public async Task AnUnknownRouteIsNotFound_WithAndWithoutToken(string method, string path)
+    public async Task UnknownRoute_Returns404WithAndWithoutToken(string method, string path)
     {
         foreach (var token in new[] { null, Tokens.OfOrganization(_org) })
         {
@@ -128,7 +127,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [InlineData("OPTIONS")]
     [InlineData("TRACE")]
     [InlineData("UNHEARD-OF")]
-    public async Task AWrongMethodIsRefusedWithTheRightOnes(string method)
+    public async Task WrongMethod_Returns405WithAllowHeader(string method)
     {
         foreach (var token in new[] { null, Tokens.OfOrganization(_org) })
         {
@@ -145,7 +144,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [Theory]
     [InlineData("/health/live")]
     [InlineData("/health/ready")]
-    public async Task HealthIsOnlyRead(string path)
+    public async Task HealthEndpoint_Post_Returns405(string path)
     {
         var answer = await fixture.Service.SendAsync("POST", path);
 
@@ -153,7 +152,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task HeadIsAnsweredAsGetWithoutABody()
+    public async Task Head_ReturnsHeadersOfGetWithoutBody()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var account = TestService.AccountPath(agent.ToString());
@@ -176,7 +175,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ATrailingSlashIsTheSameRoute()
+    public async Task TrailingSlash_MatchesTheSameRoute()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
 
@@ -193,7 +192,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [InlineData("application/problem+json")]
     [InlineData("image/*;q=0")]
     [InlineData("not a media type")]
-    public async Task ItIsJsonWhateverIsAccepted(string accept)
+    public async Task AnyAcceptHeader_ReturnsJson(string accept)
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         foreach (var (id, token, status) in new[]
@@ -215,7 +214,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ABodyChangesNothing()
+    public async Task GetWithBody_IgnoresTheBody()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
 
@@ -226,7 +225,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ADatabaseThatIsAwayIsAnInternalErrorThatSaysNothing()
+    public async Task DatabaseUnreachable_Returns500WithoutDetails()
     {
         var errors = new CapturedLog(LogLevel.Error);
         await using var service = await TestService.StartAsync(
@@ -242,25 +241,20 @@ public sealed class RequestTests(ServiceFixture fixture)
         var line = await errors.SingleLineAsync();
         Assert.Contains("NpgsqlException", line, StringComparison.Ordinal);
         Assert.DoesNotContain("not-to-be-seen", line, StringComparison.Ordinal);
-        Assert.Equal((500, InternalError), Told(await service.ExplainAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org))));
-        Assert.Equal((500, InternalError), Told(await service.GetAccountsAsync([Guid.NewGuid()], Tokens.OfOrganization(_org))));
+        Assert.Equal((500, InternalError), StatusAndBody(await service.ExplainAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org))));
+        Assert.Equal((500, InternalError), StatusAndBody(await service.GetAccountsAsync([Guid.NewGuid()], Tokens.OfOrganization(_org))));
         Assert.Equal(401, (await service.GetAccountAsync(Guid.NewGuid(), token: null)).Status);
         Assert.Equal(400, (await service.SendAsync("GET", TestService.AccountPath("garbage"), Tokens.OfOrganization(_org))).Status);
     }
 
     [Fact]
-    public async Task ADatabaseThatIsTooSlowIsAnInternalErrorWithinFiveSeconds_OrWhatIsConfigured()
+    public async Task SlowDatabase_Returns500WithinRequestTimeout()
     {
-        await using var locked = new Npgsql.NpgsqlConnection(fixture.Tables.OwnerConnectionString);
-        await locked.OpenAsync();
-        await using var transaction = await locked.BeginTransactionAsync();
-        await using (var command = new Npgsql.NpgsqlCommand("lock table calcom.agents", locked, transaction))
-        {
-            await command.ExecuteNonQueryAsync();
-        }
-
-        await using var hasty = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = "1" });
-        foreach (var (service, seconds) in new[] { (fixture.Service, 5), (hasty, 1) })
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await using var defaultTimeout = await TestService.StartAsync(database.ServiceConnectionString);
+        await using var shortTimeout = await TestService.StartAsync(database.ServiceConnectionString, new() { ["CalcomAccounts:RequestTimeoutSeconds"] = "1" });
+        await using var locked = await database.LockAsync("agents");
+        foreach (var (service, seconds) in new[] { (defaultTimeout, 5), (shortTimeout, 1) })
         {
             var started = Stopwatch.GetTimestamp();
             var answer = await service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org));
@@ -273,7 +267,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     [Theory]
     [InlineData("GET /{0} HTTP/1.1\r\nHost: x\r\n\r\n", 9_000, 414)]
     [InlineData("GET / HTTP/1.1\r\nHost: x\r\nX: {0}\r\n\r\n", 33_000, 431)]
-    public async Task ALineOrAHeadThatIsTooLongIsRefused(string request, int length, int status)
+    public async Task TooLongRequestLineOrHeaders_Returns414Or431(string request, int length, int status)
     {
         var answer = await RawHttp.SendAsync(fixture.Service.Url, request.Replace("{0}", new string('x', length), StringComparison.Ordinal));
 
@@ -281,7 +275,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ConnectionsAreLimited_AsConfigured()
+    public async Task ConfiguredConnectionLimit_ClosesFurtherConnections()
     {
         await using var service = await TestService.StartAsync(
             fixture.Tables.ServiceConnectionString, new() { ["Kestrel:Limits:MaxConcurrentConnections"] = "2" });
@@ -293,7 +287,7 @@ public sealed class RequestTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task EveryAnswerCarriesTheSameHeaders()
+    public async Task EveryResponse_HasTheCommonHeaders()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
 
@@ -306,7 +300,7 @@ public sealed class RequestTests(ServiceFixture fixture)
         AssertHeaders(await fixture.Service.GetAccountsAsync([], Tokens.OfOrganization(_org)));
     }
 
-    private static (int Status, string Body) Told(Answer answer) => (answer.Status, answer.Body);
+    private static (int Status, string Body) StatusAndBody(Answer answer) => (answer.Status, answer.Body);
 
     private static void AssertHeaders(Answer answer)
     {

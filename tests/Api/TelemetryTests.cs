@@ -1,16 +1,11 @@
-using System.Diagnostics;
 using System.Net;
-using System.Net.Sockets;
 using System.Text.RegularExpressions;
 using CalcomAccounts.Api.Hosting;
-using CalcomAccounts.Infrastructure;
 using Microsoft.Extensions.DependencyInjection;
-using OpenTelemetry.Metrics;
-using OpenTelemetry.Trace;
 
 namespace CalcomAccounts.Tests.Api;
 
-/// <summary>What a collector and Prometheus are told, and what they are never told. They are told it of all services in this process.</summary>
+/// <summary>Exported traces and metrics. They cover all services of this process, so no other test may run at the same time.</summary>
 [Collection(AfterAllOthers.Name)]
 public sealed class TelemetryTests(ServiceFixture fixture)
 {
@@ -18,20 +13,11 @@ public sealed class TelemetryTests(ServiceFixture fixture)
 
     private readonly Guid _org = Guid.NewGuid();
 
-    [Fact]
-    public async Task WithoutSettingsThereIsNothing()
-    {
-        await using var service = await StartAsync([]);
-
-        Assert.Null(service.Services.GetService<TracerProvider>());
-        Assert.Null(service.Services.GetService<MeterProvider>());
-    }
-
     [Theory]
     [InlineData(null)]
     [InlineData("grpc")]
     [InlineData("http/protobuf")]
-    public async Task ARequestIsATrace_ThatSaysHowItEndedAndWhy(string? protocol)
+    public async Task Request_IsTracedWithOutcomeAndCandidateReasons(string? protocol)
     {
         await using var collector = await TestCollector.StartAsync(protocol);
         var agent = await fixture.Tables.AddAgentAsync(_org, await fixture.Tables.AddOrgAccountAsync(_org, new()));
@@ -62,7 +48,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ALookupThatServesManyRequestsIsLinkedToEach()
+    public async Task BatchedLookup_IsLinkedToTheTraceOfEachRequest()
     {
         await using var collector = await TestCollector.StartAsync();
         var agent = await fixture.Tables.AddAgentAsync(_org);
@@ -80,7 +66,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task NothingThatACallerChoseIsTold_NorASecret()
+    public async Task TracesAndMetrics_HoldNoCallerInputOrSecret()
     {
         await using var collector = await TestCollector.StartAsync();
         var prometheus = PostgresServer.FreePort();
@@ -106,10 +92,10 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         }
 
         Assert.NotEmpty(collector.Spans);
-        Assert.All([collector.Text, scraped], told =>
+        Assert.All([collector.Text, scraped], exported =>
         {
-            Assert.DoesNotContain(Canary, told, StringComparison.OrdinalIgnoreCase);
-            Assert.False(LeakDetector.HoldsSecret(told));
+            Assert.DoesNotContain(Canary, exported, StringComparison.OrdinalIgnoreCase);
+            Assert.False(LeakDetector.HoldsSecret(exported));
         });
         Assert.Contains(agent.ToString(), collector.Text, StringComparison.Ordinal);
         Assert.All([collector.MetricsText, scraped], metrics =>
@@ -120,7 +106,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task PrometheusIsToldWhatAgentsResolveTo_OnAPortOfItsOwn()
+    public async Task PrometheusEndpoint_ReportsResolutionMetricsOnItsOwnPort()
     {
         var port = PostgresServer.FreePort();
         await using var service = await StartAsync(new() { ["OTEL_EXPORTER_PROMETHEUS_PORT"] = $"{port}" });
@@ -153,7 +139,7 @@ public sealed class TelemetryTests(ServiceFixture fixture)
             Assert.Equal(count, scraped[$"calcom_account_resolutions_total{{operation=\"{operation}\",type=\"{type}\"}}"]);
         }
 
-        // Once a request, however many agents it asks for.
+        // Once per request, however many agents are in it.
         foreach (var (operation, count) in new[] { ("GetAgentCalcomAccount", "7"), ("ExplainAgentCalcomAccount", "1"), ("GetAgentCalcomAccounts", "1") })
         {
             Assert.Equal(count, scraped[$"calcom_account_resolution_duration_seconds_count{{operation=\"{operation}\"}}"]);
@@ -174,50 +160,10 @@ public sealed class TelemetryTests(ServiceFixture fixture)
         Assert.Equal(404, (await service.SendAsync("GET", "/metrics", token)).Status);
     }
 
-    [Theory]
-    [InlineData("grpc", true)]
-    [InlineData("http/protobuf", true)]
-    [InlineData("grpc", false)]
-    public async Task Stop_CollectorNeverAnswers_TakesNoMoreThanTwoSecondsForIt(string protocol, bool isAccepting)
-    {
-        // Connections beyond the backlog are neither accepted nor refused, as those to a machine that is not there.
-        using var collector = new TcpListener(IPAddress.Loopback, 0);
-        collector.Start(backlog: isAccepting ? 100 : 0);
-        using var waiting = new TcpClient();
-        await waiting.ConnectAsync((IPEndPoint)collector.LocalEndpoint);
-        await using var service = await StartAsync(new()
-        {
-            ["OTEL_EXPORTER_OTLP_ENDPOINT"] = $"http://{collector.LocalEndpoint}",
-            ["OTEL_EXPORTER_OTLP_PROTOCOL"] = protocol,
-        });
-        Assert.Equal(404, (await service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_org))).Status);
-        var started = Stopwatch.GetTimestamp();
-
-        await service.StopAsync();
-        await service.DisposeAsync();
-
-        Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 1.9, 4);
-    }
-
-    [Theory]
-    [InlineData("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")]
-    [InlineData("OTEL_EXPORTER_OTLP_ENDPOINT", "garbage")]
-    [InlineData("OTEL_EXPORTER_PROMETHEUS_PORT", "0")]
-    [InlineData("OTEL_EXPORTER_PROMETHEUS_PORT", "65536")]
-    [InlineData("OTEL_EXPORTER_PROMETHEUS_PORT", "x")]
-    [InlineData("OTEL_EXPORTER_PROMETHEUS_PORT", "taken")]
-    public async Task ASettingThatMakesNoSenseIsNamed(string setting, string value)
-    {
-        var taken = new Uri(fixture.Service.Url).Port;
-        var settings = new Dictionary<string, string?> { [setting] = value is "taken" ? $"{taken}" : value, ["OTEL_EXPORTER_PROMETHEUS_HOST"] = "127.0.0.1" };
-
-        Assert.Contains(setting, (await Assert.ThrowsAsync<StartupException>(() => StartAsync(settings))).Message, StringComparison.Ordinal);
-    }
-
     private Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
         TestService.StartAsync(fixture.Tables.ServiceConnectionString, settings);
 
-    /// <summary>Name and labels, without those that the exporter adds of its own, and value.</summary>
+    /// <summary>Name and labels, without those that the exporter adds, and value.</summary>
     private static IEnumerable<(string Series, string Value)> Samples(string scraped) =>
         from line in scraped.Split('\n')
         where line is not ['#', ..] and not ""

@@ -10,9 +10,8 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
 
-/// <summary>However many keys an agent has, and however long a text is, an answer is bounded, and the same as of all of them.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class BoundedRowsTests(ServiceFixture fixture)
+/// <summary>The rows and text lengths that a lookup reads are bounded, and the result is the same as with all of them.</summary>
+public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly string?[] s_connectedStatuses = ["active", "error", " ", null];
     private static readonly string[] s_disconnectedStatuses = ["inactive", " Not_Connected\u2003"];
@@ -20,7 +19,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     private readonly Guid _org = Guid.NewGuid();
 
     [Fact]
-    public async Task ConnectedInSql_IsConnectedInTheDomain_ForEveryStatus()
+    public async Task EveryStatus_IsConnectedInSqlExactlyIfInTheDomain()
     {
         var characters = Enumerable.Range(1, char.MaxValue).Select(code => (char)code).Where(character => !char.IsSurrogate(character)).ToList();
         var lookalikes = characters.Where(character => character > 127 && (char.ToUpperInvariant(character) < 128 || char.ToLowerInvariant(character) < 128 || "ıİſKéà".Contains(character)));
@@ -41,9 +40,9 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AgentOfManyKeys_ResolvesAsOfAllOfThem_AndReadsAHundred()
+    public async Task AgentWithManyKeys_ResolvesCorrectlyFromAHundredRows()
     {
-        // A view may have several connected keys, and years that .NET has not.
+        // A view may contain several connected keys, and years that .NET does not support.
         var random = new Random(16);
         for (var round = 0; round < 40; round++)
         {
@@ -92,7 +91,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AgentOfTenThousandKeys_IsReadByIndexes_WithoutPassingThroughThem()
+    public async Task AgentWithTenThousandKeys_ReadsAtMost200RowsByIndex()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         var agent = await database.AddAgentAsync(_org);
@@ -118,7 +117,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ConnectedKey_OlderThanAHundredDisconnected_IsEffective()
+    public async Task ConnectedKey_OlderThanAHundredDisconnectedOnes_IsUsed()
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var connected = await fixture.Tables.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
@@ -130,7 +129,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task LongTexts_AreCutAfter2048Characters()
+    public async Task LongTexts_AreTruncatedTo2048Characters()
     {
         var (ofKey, linked) = (await fixture.Views.AddAgentAsync(_org), Guid.NewGuid());
         var account = new StoredAccount { Name = new('n', 10_000_000), ApiBaseUrl = new('u', 2049), Status = string.Concat(Enumerable.Repeat("😀", 2100)) };
@@ -150,7 +149,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     [InlineData("account_name", 255)]
     [InlineData("status", 64)]
     [InlineData("api_base_url", 2048)]
-    public async Task OwnTables_TakeTextsOfALengthThatMakesSense(string column, int longest)
+    public async Task OwnTables_TooLongText_ViolatesCheckConstraint(string column, int longest)
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         foreach (var into in new[] { $"calcom.agent_keys (agent_id, {column}) values ('{agent}'", $"calcom.org_accounts (org_id, {column}) values ('{_org}'" })
@@ -162,7 +161,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task Migration_OfRowsThatAreLonger_KeepsThem()
+    public async Task Migration_ExistingRowsWithLongTexts_KeepsThem()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("""

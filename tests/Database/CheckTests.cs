@@ -5,14 +5,14 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
 
-/// <summary>What <c>check</c> says of databases that will do, and of those that are broken in one way each.</summary>
+/// <summary>The report of <c>check</c> for good databases, and for databases with a single defect.</summary>
 public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly string[] s_checks =
         ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "ids", "answer", "plan"];
 
     [Fact]
-    public async Task OurOwnTablesWillDo()
+    public async Task MigratedTables_PassEveryCheck()
     {
         var report = await CheckAsync(await TestDatabase.OfTablesAsync(fixture.Server));
 
@@ -28,7 +28,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task ViewsDoAsWell_WhereTheirTablesHaveIndexes()
+    public async Task ViewsOverIndexedTables_PassEveryCheck()
     {
         var views = await TestDatabase.OfViewsAsync(fixture.Server);
         var agent = await views.AddAgentAsync(Guid.NewGuid(), Guid.NewGuid());
@@ -65,7 +65,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "a lookup scans all rows of agents")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "a lookup scans all rows of org_members")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "a lookup scans all rows of org_members_expr_org_id_subject_idx")]
-    public async Task WhatIsBrokenIsNamed_AndNothingElseIs(string sql, string name, string detail)
+    public async Task SingleDefect_FailsOnlyItsOwnCheck(string sql, string name, string detail)
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync(sql);
@@ -79,7 +79,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task WithoutTheSchemaThatIsAllItSays()
+    public async Task SchemaMissing_ReportsOnlyThat()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("drop schema calcom cascade");
@@ -93,7 +93,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task ASuperuserIsTooMuch()
+    public async Task SuperuserLogin_FailsThePrivilegeChecks()
     {
         var report = await DatabaseCheck.RunAsync((await TestDatabase.OfTablesAsync(fixture.Server)).OwnerConnectionString, CancellationToken.None);
 
@@ -104,7 +104,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("Host=127.0.0.1;Port=1", "refused")]
     [InlineData("Database=nowhere", "the database does not exist (SQLSTATE 3D000")]
     [InlineData("Username=nobody", "the login was refused (SQLSTATE 28")]
-    public async Task WhereNobodyAnswersThatIsAllItSays(string change, string detail)
+    public async Task ConnectionFails_ReportsOnlyThat(string change, string detail)
     {
         var report = await DatabaseCheck.RunAsync($"{fixture.Tables.ServiceConnectionString};{change}", CancellationToken.None);
 
@@ -116,7 +116,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task OtherTypesThatReadAsWellWillDo()
+    public async Task CompatibleColumnTypes_PassEveryCheck()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("""
@@ -138,7 +138,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task WhatThePolicyHasToResolveIsCounted()
+    public async Task DataCounts_CoverEveryKindOfConflict()
     {
         var (one, other) = (Guid.NewGuid(), Guid.NewGuid());
         var views = await TestDatabase.OfViewsAsync(fixture.Server);
@@ -175,7 +175,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task TheCommandPrintsAScreen_AndExitsWithZeroWhereAllIsWell()
+    public async Task CheckCommand_GoodDatabase_PrintsReportAndExitsWithZero()
     {
         var agent = await fixture.Tables.AddAgentAsync(Guid.NewGuid());
         using var check = Start("check", fixture.Tables.ServiceConnectionString);
@@ -191,7 +191,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     [Fact]
-    public async Task TheCommandExitsWithOneWhereAnythingIsNot()
+    public async Task CheckCommand_FailedChecks_ExitsWithOne()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
         await database.ExecuteAsync("grant select on calcom.agent_keys to calcom_reader; drop index calcom.agent_keys_agent_id_created_at_id");
@@ -206,7 +206,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Theory]
     [InlineData("", 0)]
     [InlineData(";Database=nowhere", 1)]
-    public async Task ForMachinesItIsOneLineOfJson(string change, int exitCode)
+    public async Task CheckCommand_Json_PrintsOneLineOfJson(string change, int exitCode)
     {
         using var check = Start("check --json", fixture.Tables.ServiceConnectionString + change);
 

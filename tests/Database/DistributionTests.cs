@@ -5,7 +5,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
 
-/// <summary>The schema of docs/scaling.md that is partitioned by organization, on PostgreSQL's own partitions.</summary>
+/// <summary>The schema of docs/scaling.md that is partitioned by organization.</summary>
 public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime
 {
     private const int Partitions = 4;
@@ -41,16 +41,16 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
 
     private TestDatabase _database = null!;
 
-    public async Task InitializeAsync()
+    public async ValueTask InitializeAsync()
     {
         _database = await TestDatabase.OfTablesAsync(fixture.Server);
         await _database.ExecuteAsync(s_tables);
     }
 
-    public Task DisposeAsync() => Task.CompletedTask;
+    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
 
     [Fact]
-    public async Task TheServiceRunsUnchanged()
+    public async Task PartitionedTables_EveryOutcome_IsReturned()
     {
         await using var service = await TestService.StartAsync(_database.ServiceConnectionString);
         Assert.Equal(200, (await service.SendAsync("GET", "/health/ready")).Status);
@@ -76,16 +76,16 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
     [InlineData(true, false, "agent_keys 1, agents 1, org_accounts 1")]
     [InlineData(true, true, "agent_keys 1, agents 1, org_accounts 1, org_members 1")]
     [InlineData(false, true, "agent_keys 1, agents [1-4], org_accounts 1, org_members 1")]
-    public async Task ALookupTouchesOnePartitionOfEachTable_UnlessItNamesNoOrganization(bool namesOrganization, bool isMember, string touched)
+    public async Task Lookup_WithOrganization_ReadsOnePartitionPerTable(bool namesOrganization, bool isMember, string expectedPartitions)
     {
         var org = await AddOrganizationAsync();
         var change = Assert.Single(Docs.Blocks("docs/scaling.md", "diff")).Split('\n');
-        var (line, becomes) = (change[0].TrimStart('-'), change[1].TrimStart('+'));
+        var (line, replacement) = (change[0].TrimStart('-'), change[1].TrimStart('+'));
         Assert.Contains(line, AgentReader.Sql, StringComparison.Ordinal);
 
         await using var connection = new NpgsqlConnection(_database.OwnerConnectionString);
         var plan = JsonNode.Parse((await connection.ExecuteScalarAsync<string>(
-            $"explain (analyze, format json) {AgentReader.Sql.Replace(line, becomes, StringComparison.Ordinal)}",
+            $"explain (analyze, format json) {AgentReader.Sql.Replace(line, replacement, StringComparison.Ordinal)}",
             new
             {
                 AgentIds = new[] { org.Agents[1] },
@@ -94,15 +94,15 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
             }))!)![0]!["Plan"]!;
 
         Assert.Matches(
-            $"^{touched}$",
-            string.Join(", ", Touched(plan).Distinct().GroupBy(partition => partition[..partition.LastIndexOf('_')]).OrderBy(table => table.Key).Select(table => $"{table.Key} {table.Count()}")));
+            $"^{expectedPartitions}$",
+            string.Join(", ", ReadPartitions(plan).Distinct().GroupBy(partition => partition[..partition.LastIndexOf('_')]).OrderBy(table => table.Key).Select(table => $"{table.Key} {table.Count()}")));
     }
 
-    /// <summary>The partitions that were read, whatever was found there.</summary>
-    private static IEnumerable<string> Touched(JsonNode node)
+    /// <summary>The partitions that were read, even if nothing was found there.</summary>
+    private static IEnumerable<string> ReadPartitions(JsonNode node)
     {
         var here = node["Relation Name"] is { } relation && node["Actual Loops"]!.GetValue<double>() > 0 ? new[] { relation.GetValue<string>() } : [];
-        return here.Concat((node["Plans"]?.AsArray() ?? []).SelectMany(child => Touched(child!)));
+        return here.Concat((node["Plans"]?.AsArray() ?? []).SelectMany(child => ReadPartitions(child!)));
     }
 
     /// <summary>An organization with a member, and an agent for each outcome.</summary>

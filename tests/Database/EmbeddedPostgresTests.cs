@@ -11,16 +11,16 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
 
-/// <summary>The PostgreSQL of <c>dotnet run</c>: what is found where, what is said when that doesn't start, and what is left of it.</summary>
+/// <summary>The PostgreSQL of <c>dotnet run</c>: where its programs are found, how failures are reported, and that nothing is left behind.</summary>
 public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IDisposable
 {
     private const string FailingInitdb = "case $1 in --version) echo 'initdb (PostgreSQL) 16.2';; *) mkdir $2; echo one >&2; echo two >&2; exit 1;; esac";
-    private const string InitdbThatWorks = "case $1 in --version) echo 'initdb (PostgreSQL) 16.2';; *) mkdir $2;; esac";
-    private const string PgCtlThatFails = "[ $3 = start ] && printf 'first\\nsecond\\n' > $7; echo 'could not start' >&2; exit 1";
+    private const string WorkingInitdb = "case $1 in --version) echo 'initdb (PostgreSQL) 16.2';; *) mkdir $2;; esac";
+    private const string FailingPgCtl = "[ $3 = start ] && printf 'first\\nsecond\\n' > $7; echo 'could not start' >&2; exit 1";
 
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(30);
 
-    private readonly string _root = $"/tmp/calcom-accounts-machine-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
+    private readonly string _root = $"/tmp/calcom-accounts-locator-{RandomNumberGenerator.GetHexString(12, lowercase: true)}";
 
     private string DockerLog => $"{_root}/docker.log";
 
@@ -40,11 +40,11 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [InlineData("usr/local/opt/postgresql@16/bin")]
     [InlineData("Applications/Postgres.app/Contents/Versions/16/bin")]
     [InlineData("Library/PostgreSQL/16/bin")]
-    public async Task ProgramsAreFoundOnPathAndWherePackagesPutThem(string folder)
+    public async Task ProgramsOnPathOrInPackageFolder_AreFound(string folder)
     {
         await InstallServerAsync(folder, FailingInitdb, "exit 1");
 
-        Assert.StartsWith($"{_root}/{folder}/initdb --pgdata /tmp/", await WhyNotAsync(), StringComparison.Ordinal);
+        Assert.StartsWith($"{_root}/{folder}/initdb --pgdata /tmp/", await GetStartErrorAsync(), StringComparison.Ordinal);
     }
 
     [Theory]
@@ -52,15 +52,15 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [InlineData("usr/local/opt/mysql@16/bin")]
     [InlineData("opt/homebrew/opt/mysql@16/bin")]
     [InlineData("usr/lib/postgresql/16")]
-    public async Task ElsewhereTheyAreNot(string folder)
+    public async Task ProgramsInOtherFolder_AreNotFound(string folder)
     {
         await InstallServerAsync(folder, FailingInitdb, "exit 1");
 
-        Assert.StartsWith("no database: install PostgreSQL 14 or newer", await WhyNotAsync(), StringComparison.Ordinal);
+        Assert.StartsWith("no database: install PostgreSQL 14 or newer", await GetStartErrorAsync(), StringComparison.Ordinal);
     }
 
     [Fact]
-    public async Task TheNewestIsTaken_AndTheFirstOfEqualOnes()
+    public async Task SeveralVersions_NewestUsableIsTaken()
     {
         await InstallServerAsync("path/bin", Version("15.4"), "exit 1");
         await InstallServerAsync("usr/lib/postgresql/13/bin", Version("13.9"), "exit 1");
@@ -73,61 +73,61 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         await InstallAsync("usr/lib/postgresql/22/bin/initdb", Version("22.0"), mode: "400");
         await InstallServerAsync("usr/pgsql-16/bin", Version("16.10"), "exit 1");
 
-        Assert.StartsWith($"{_root}/usr/lib/postgresql/16/bin/initdb ", await WhyNotAsync(), StringComparison.Ordinal);
+        Assert.StartsWith($"{_root}/usr/lib/postgresql/16/bin/initdb ", await GetStartErrorAsync(), StringComparison.Ordinal);
     }
 
     [Theory]
     [InlineData("13.99", false)]
     [InlineData("14", true)]
     [InlineData("14beta1", true)]
-    public async Task TheOldestIs14(string version, bool found)
+    public async Task VersionOlderThan14_IsNotUsed(string version, bool found)
     {
         await InstallServerAsync("path/bin", Version(version), "exit 1");
 
-        Assert.Equal(!found, (await WhyNotAsync()).StartsWith("no database: ", StringComparison.Ordinal));
+        Assert.Equal(!found, (await GetStartErrorAsync()).StartsWith("no database: ", StringComparison.Ordinal));
     }
 
     [Fact]
-    public async Task WithNothingHereItSaysWhatToDo()
+    public async Task NeitherPostgresNorDocker_ExplainsTheOptions()
     {
-        var why = await WhyNotAsync();
+        var error = await GetStartErrorAsync();
 
-        Assert.Contains("PATH", why, StringComparison.Ordinal);
-        Assert.Contains("start Docker", why, StringComparison.Ordinal);
-        Assert.Contains("ConnectionStrings:CalcomAccounts", why, StringComparison.Ordinal);
+        Assert.Contains("PATH", error, StringComparison.Ordinal);
+        Assert.Contains("start Docker", error, StringComparison.Ordinal);
+        Assert.Contains("ConnectionStrings:CalcomAccounts", error, StringComparison.Ordinal);
     }
 
     [Fact]
-    public async Task WhatInitdbSaysIsSaidInOneLine_AndItsFolderIsGone()
+    public async Task InitdbFails_ReportsItsOutputInOneLineAndRemovesTheFolder()
     {
         await InstallServerAsync("path/bin", FailingInitdb, "exit 1");
 
-        var why = await WhyNotAsync();
+        var error = await GetStartErrorAsync();
 
-        var match = Regex.Match(why, "^.* --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) --username postgres .* failed: one two$");
-        Assert.True(match.Success, why);
+        var match = Regex.Match(error, "^.* --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) --username postgres .* failed: one two$");
+        Assert.True(match.Success, error);
         await AssertEventuallyGoneAsync(match.Groups[1].Value);
     }
 
     [Fact]
-    public async Task AServerThatDoesNotStartShowsItsLog_AndItsFolderIsGone()
+    public async Task ServerStartFails_ReportsItsLogAndRemovesTheFolder()
     {
-        await InstallServerAsync("path/bin", InitdbThatWorks, PgCtlThatFails);
+        await InstallServerAsync("path/bin", WorkingInitdb, FailingPgCtl);
 
-        var why = await WhyNotAsync();
+        var error = await GetStartErrorAsync();
 
-        var match = Regex.Match(why, "pg_ctl --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) start --silent --wait --log .* failed: could not start; log: first second$");
-        Assert.True(match.Success, why);
+        var match = Regex.Match(error, "pg_ctl --pgdata (/tmp/calcom-accounts-[0-9a-f]{12}) start --silent --wait --log .* failed: could not start; log: first second$");
+        Assert.True(match.Success, error);
         await AssertEventuallyGoneAsync(match.Groups[1].Value);
     }
 
     [Fact]
-    public async Task AProgramThatCanNotRunIsNamed()
+    public async Task ProgramNotExecutable_IsNamed()
     {
-        await InstallServerAsync("path/bin", InitdbThatWorks, pgCtl: null);
+        await InstallServerAsync("path/bin", WorkingInitdb, pgCtl: null);
         await InstallAsync("path/bin/pg_ctl", "exit 0", mode: "400");
 
-        Assert.StartsWith($"can't run {_root}/path/bin/pg_ctl: ", await WhyNotAsync(), StringComparison.Ordinal);
+        Assert.StartsWith($"can't run {_root}/path/bin/pg_ctl: ", await GetStartErrorAsync(), StringComparison.Ordinal);
     }
 
     [Theory]
@@ -135,33 +135,31 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [InlineData(true, "root:x:0:0\nnobody:x:65534:65533", "setpriv --reuid 65534 --regid 65533 --clear-groups --")]
     [InlineData(true, "root:x:0:0\npostgresql:x:1:1", null)]
     [InlineData(false, "postgres:x:101:102", "")]
-    public async Task RootRunsItAsPostgresElseAsNobody(bool isPrivileged, string users, string? words)
+    public async Task UnprivilegedUser_ForRoot_IsPostgresOrNobody(bool isPrivileged, string users, string? expectedCommand)
     {
         Directory.CreateDirectory($"{_root}/etc");
         await File.WriteAllTextAsync($"{_root}/etc/passwd", users);
-        var machine = new PostgresLocator(_root, "", isPrivileged, PostgresImage: null);
+        var locator = new PostgresLocator(_root, "", isPrivileged, PostgresImage: null);
 
-        if (words is null)
+        if (expectedCommand is null)
         {
-            Assert.Contains("nobody", Assert.Throws<StartupException>(machine.UnprivilegedCommandPrefix).Message, StringComparison.Ordinal);
+            Assert.Contains("nobody", Assert.Throws<StartupException>(locator.UnprivilegedCommandPrefix).Message, StringComparison.Ordinal);
         }
         else
         {
-            Assert.Equal(words, string.Join(' ', machine.UnprivilegedCommandPrefix()));
+            Assert.Equal(expectedCommand, string.Join(' ', locator.UnprivilegedCommandPrefix()));
         }
     }
 
     [Fact]
-    public async Task ThisMachineIsTheRealOne()
+    public void DefaultLocator_DescribesThisMachine()
     {
         Assert.Equal(("", Environment.GetEnvironmentVariable("PATH"), Environment.IsPrivilegedProcess), (PostgresLocator.ThisMachine.Root, PostgresLocator.ThisMachine.Path, PostgresLocator.ThisMachine.IsPrivileged));
         Assert.Equal(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE"), PostgresLocator.ThisMachine.PostgresImage);
-        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        Assert.NotEmpty(server.Description);
     }
 
     [Fact]
-    public async Task ItSaysWhatItIs_AndIsGoneWhenItIsDoneWith()
+    public async Task StartedServer_DescribesItselfAndIsRemovedOnDispose()
     {
         string folder;
         int postmaster;
@@ -182,39 +180,13 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         Assert.True(ServiceProcess.HasEnded(postmaster));
     }
 
-    [Fact]
-    public async Task TheSamplesServiceIsTheReaderAndNothingElse()
-    {
-        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
-
-        Assert.Equal("calcom_reader", await connection.ExecuteScalarAsync<string>(
-            "select string_agg(rolname, ',') from pg_roles where rolname <> current_user and pg_has_role(current_user, oid, 'member')"));
-        Assert.False(await connection.ExecuteScalarAsync<bool>(
-            "select rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls from pg_roles where rolname = current_user"));
-    }
-
-    [Fact]
-    public async Task TheSamplesAreAnAgentForEachOutcome()
-    {
-        await using var server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        await using var service = await TestService.StartAsync(await SampleData.LoadAsync(server.ConnectionString, CancellationToken.None));
-
-        Assert.Equal(["agent", "none", "org_linked"], SampleData.AgentIds.Keys.Order());
-        foreach (var (outcome, agent) in SampleData.AgentIds)
-        {
-            var answer = await service.GetAccountAsync(agent, Tokens.OfOrganization(SampleData.OrgId));
-            Assert.Contains($"\"type\":\"{outcome}\"", answer.Body, StringComparison.Ordinal);
-        }
-    }
-
     [Theory]
     [InlineData(null, "postgres:17")]
     [InlineData("other:1", "other:1")]
-    public async Task WithoutProgramsItIsAContainer_OfferedOnLoopbackAlone_AndRemovedWhenItIsDoneWith(string? image, string expected)
+    public async Task NoPrograms_StartsContainerOnLoopbackAndRemovesItOnDispose(string? image, string expected)
     {
         await using var real = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        await using var relay = new Relay(new(real.ConnectionString), refusing: 2, beforeTheOthers: async () =>
+        await using var relay = new Relay(new(real.ConnectionString), refusing: 2, beforeForwarding: async () =>
         {
             await using var connection = new NpgsqlConnection(real.ConnectionString);
             await connection.ExecuteAsync($"alter role postgres password '{await File.ReadAllTextAsync($"{_root}/password")}'");
@@ -223,7 +195,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
 
         string name;
         var steps = new List<string>();
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(image), s_timeout, steps.Add, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(CreateLocator(image), s_timeout, steps.Add, CancellationToken.None))
         {
             Assert.Equal([$"{server.Description}: starting the container, after downloading the image the first time", "waiting until the server accepts connections"], steps);
             Assert.Equal($"PostgreSQL in Docker, image {expected}", server.Description);
@@ -248,26 +220,26 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     [InlineData("echo no such image >&2; exit 1", "echo 127.0.0.1:1", " failed: no such image; if Docker can't download the image, set CALCOM_ACCOUNTS_POSTGRES_IMAGE to another one, or install PostgreSQL 14 or newer")]
     [InlineData("exit 0", "exit 1", " port ")]
     [InlineData("exit 0", "echo 127.0.0.1:1", "the PostgreSQL container did not accept connections within 0.3 seconds: ")]
-    public async Task AContainerThatDoesNotStartIsSaidAndRemoved(string run, string port, string said)
+    public async Task ContainerStartFails_ReportsTheCauseAndRemovesTheContainer(string run, string port, string expectedError)
     {
         await InstallDockerAsync(run, port);
 
         var started = Stopwatch.GetTimestamp();
-        Assert.Contains(said, await WhyNotAsync(), StringComparison.Ordinal);
+        Assert.Contains(expectedError, await GetStartErrorAsync(), StringComparison.Ordinal);
         Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 5);
         await Eventually.HoldsAsync(
             async () => (await File.ReadAllTextAsync(DockerLog)).Contains("rm --force", StringComparison.Ordinal), TimeSpan.FromSeconds(5));
     }
 
     [Fact]
-    public async Task AContainerThatIsOnItsWayWhenNobodyWaitsAnyMoreIsRemovedToo()
+    public async Task StartCancelledWhileContainerIsCreated_RemovesTheContainer()
     {
         await InstallDockerAsync(run: $"sleep 2; echo made >> {DockerLog}", port: "exit 1");
-        using var enough = new CancellationTokenSource();
-        var starting = EmbeddedPostgres.StartAsync(Here(image: null), s_timeout, progress: null, enough.Token);
+        using var cancellation = new CancellationTokenSource();
+        var starting = EmbeddedPostgres.StartAsync(CreateLocator(image: null), s_timeout, progress: null, cancellation.Token);
         await Eventually.HoldsAsync(async () => File.Exists(DockerLog) && (await File.ReadAllTextAsync(DockerLog)).Contains("run --detach", StringComparison.Ordinal), TimeSpan.FromSeconds(5));
 
-        await enough.CancelAsync();
+        await cancellation.CancelAsync();
 
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => starting);
         await Eventually.HoldsAsync(
@@ -276,19 +248,19 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     }
 
     [Fact]
-    public async Task WhereDockerDoesNotAnswerThereIsNoDatabase_AndItsOwnWordsSayWhy()
+    public async Task DockerDoesNotAnswer_ReportsItsError()
     {
         await InstallAsync("path/bin/docker", "echo permission denied >&2; exit 1");
 
-        Assert.Matches("^no database: .*, or start Docker \\(.*/docker version .* failed: permission denied\\), or set ConnectionStrings:CalcomAccounts$", await WhyNotAsync());
+        Assert.Matches("^no database: .*, or start Docker \\(.*/docker version .* failed: permission denied\\), or set ConnectionStrings:CalcomAccounts$", await GetStartErrorAsync());
     }
 
     [Fact]
-    public async Task ARealContainerDoesAsWell_AndWithoutDockerThereIsNoDatabase()
+    public async Task RealDocker_StartsAndRemovesAContainer()
     {
-        Assert.Matches("^no database: .*, or start Docker, or set ", await WhyNotAsync());
+        Assert.Matches("^no database: .*, or start Docker, or set ", await GetStartErrorAsync());
 
-        // Else there is no Docker here, or it has no image.
+        // Otherwise there is no Docker engine or no image.
         if (!fixture.Server.IsTestcontainers)
         {
             return;
@@ -297,7 +269,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         Directory.CreateDirectory($"{_root}/path/bin");
         File.CreateSymbolicLink($"{_root}/path/bin/docker", PostgresLocator.ThisMachine.Docker!);
         string connectionString;
-        await using (var server = await EmbeddedPostgres.StartAsync(Here(PostgresLocator.ThisMachine.PostgresImage), s_timeout, progress: null, CancellationToken.None))
+        await using (var server = await EmbeddedPostgres.StartAsync(CreateLocator(PostgresLocator.ThisMachine.PostgresImage), s_timeout, progress: null, CancellationToken.None))
         {
             connectionString = server.ConnectionString;
             await using var connection = new NpgsqlConnection(await SampleData.LoadAsync(connectionString, CancellationToken.None));
@@ -313,10 +285,10 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     private static Task AssertEventuallyGoneAsync(string folder) =>
         Eventually.HoldsAsync(() => Task.FromResult(!Directory.Exists(folder)), TimeSpan.FromSeconds(5));
 
-    private PostgresLocator Here(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
+    private PostgresLocator CreateLocator(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
 
-    private async Task<string> WhyNotAsync() => (await Assert.ThrowsAsync<StartupException>(
-        () => EmbeddedPostgres.StartAsync(Here(image: null), TimeSpan.FromSeconds(0.3), progress: null, CancellationToken.None))).Message;
+    private async Task<string> GetStartErrorAsync() => (await Assert.ThrowsAsync<StartupException>(
+        () => EmbeddedPostgres.StartAsync(CreateLocator(image: null), TimeSpan.FromSeconds(0.3), progress: null, CancellationToken.None))).Message;
 
     private async Task InstallServerAsync(string folder, string? initdb, string? pgCtl)
     {
@@ -331,7 +303,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         }
     }
 
-    // A program's input is read to its end, which hangs where it is left open.
+    // The input is read to its end, which would hang if it were left open.
     private Task InstallDockerAsync(string run, string port) => InstallAsync(
         "path/bin/docker",
         $"""
@@ -340,7 +312,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         case $1 in run) {run};; port) {port};; esac
         """);
 
-    // By another process: a program that this one holds open for writing can't be run, and is held by what it starts meanwhile.
+    // Written by another process: a file that this process or one of its children has open for writing can't be executed.
     private async Task InstallAsync(string file, string script, string mode = "755")
     {
         var path = $"{_root}/{file}";
@@ -351,16 +323,16 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
         await shell.WaitForExitAsync();
     }
 
-    /// <summary>A port of this machine that hangs up on the first who come, and connects the others to a PostgreSQL.</summary>
+    /// <summary>A port that refuses the first connections and forwards all others to a PostgreSQL server.</summary>
     private sealed class Relay : IAsyncDisposable
     {
         private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
         private readonly Task _serving;
 
-        public Relay(NpgsqlConnectionStringBuilder server, int refusing, Func<Task> beforeTheOthers)
+        public Relay(NpgsqlConnectionStringBuilder server, int refusing, Func<Task> beforeForwarding)
         {
             _listener.Start();
-            _serving = ServeAsync(server, refusing, beforeTheOthers);
+            _serving = ServeAsync(server, refusing, beforeForwarding);
         }
 
         public int Port => ((IPEndPoint)_listener.LocalEndpoint).Port;
@@ -373,14 +345,14 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
             await _serving;
         }
 
-        private async Task ServeAsync(NpgsqlConnectionStringBuilder server, int refusing, Func<Task> beforeTheOthers)
+        private async Task ServeAsync(NpgsqlConnectionStringBuilder server, int refusing, Func<Task> beforeForwarding)
         {
             while (await AcceptAsync() is { } client)
             {
                 using var _ = client;
                 if (++Connections > refusing)
                 {
-                    await beforeTheOthers();
+                    await beforeForwarding();
                     await RelayAsync(client, server);
                 }
             }
@@ -394,7 +366,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
             }
             catch (Exception exception) when (exception is SocketException or InvalidOperationException)
             {
-                // Stopped, while it waited or between two clients.
+                // The listener was stopped.
                 return null;
             }
         }

@@ -6,8 +6,7 @@ using Microsoft.Extensions.Logging;
 namespace CalcomAccounts.Tests.Database;
 
 /// <summary>docs/database.md: PostgreSQL 14 or newer, in one line wherever it is older.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class ServerVersionTests(ServiceFixture fixture)
+public sealed class ServerVersionTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Fault = "; it has to be 14 or newer";
 

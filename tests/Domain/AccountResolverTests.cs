@@ -28,7 +28,7 @@ public sealed class AccountResolverTests
 
     [Theory]
     [MemberData(nameof(KeyStatesAndLinkStates))]
-    public void TheOwnKeyWins_ThenTheLinkedAccount_ThenNone(int? keyState, int? linkState)
+    public void KeyAndLinkStates_OwnKeyThenLinkedAccountThenNone(int? keyState, int? linkState)
     {
         var key = keyState is { } k ? Account(AccountStates.All[k].HasApiKey, AccountStates.All[k].Status) : null;
         var linked = linkState is { } l ? Account(AccountStates.All[l].HasApiKey, AccountStates.All[l].Status) : null;
@@ -48,7 +48,7 @@ public sealed class AccountResolverTests
     [InlineData(null)]
     [InlineData("")]
     [InlineData(" \t\n")]
-    public void ABlankNameAndUrlAreReturnedAsTheDefaults(string? blank)
+    public void BlankNameAndUrl_BecomeTheDefaults(string? blank)
     {
         var effective = Effective(
             new Agent([Account(true, "active") with { Name = blank, ApiBaseUrl = blank }], null, null));
@@ -57,7 +57,7 @@ public sealed class AccountResolverTests
     }
 
     [Fact]
-    public void ANameAndUrlAreReturnedAsTheyAreStored()
+    public void NameAndUrl_KeepTheirWhitespace()
     {
         var effective = Effective(
             new Agent([Account(true, "active") with { Name = " A ", ApiBaseUrl = " https://b " }], null, null));
@@ -66,7 +66,7 @@ public sealed class AccountResolverTests
     }
 
     [Fact]
-    public void OfTwoConnectedKeysTheNewestWins_WhateverTheirOrderAndIds()
+    public void SeveralConnectedKeys_NewestIsUsedInAnyOrder()
     {
         var older = Account(true, "active") with { Id = new("ffffffff-ffff-4fff-8fff-ffffffffffff") };
         var newer = Account(true, "error") with { Id = new("00000000-0000-4000-8000-000000000001"), CreatedAt = older.CreatedAt!.Value.AddTicks(10) };
@@ -83,7 +83,7 @@ public sealed class AccountResolverTests
     [InlineData("01000000-0000-4000-8000-000000000000", "00ff0000-0000-4000-8000-000000000000")]
     [InlineData("00000000-8000-4000-8000-000000000000", "00000000-7fff-4fff-8fff-ffffffffffff")]
     [InlineData("00000000-0000-4000-8000-000000000002", "00000000-0000-4000-8000-000000000001")]
-    public void OfTwoConnectedKeysOfTheSameMomentTheGreatestIdWins(string greater, string lesser)
+    public void ConnectedKeysWithEqualTimestamps_GreatestIdIsUsed(string greater, string lesser)
     {
         var keys = new[] { greater, lesser }.Select(id => Account(true, "active") with { Id = new(id) }).ToList();
 
@@ -93,7 +93,7 @@ public sealed class AccountResolverTests
     }
 
     [Fact]
-    public void ADisconnectedKeyNeverHidesAnOlderConnectedOne()
+    public void DisconnectedNewerKeys_OlderConnectedKeyIsUsed()
     {
         var connected = Account(true, "error");
         var disconnected = Account(true, "inactive") with { CreatedAt = connected.CreatedAt!.Value.AddDays(1) };
@@ -104,7 +104,7 @@ public sealed class AccountResolverTests
     }
 
     [Fact]
-    public void EachCandidateHasItsReason_InTheOrderOfConsideration()
+    public void Candidates_AreListedInOrderOfEvaluationWithReasons()
     {
         var linked = Account(true, "active");
         var used = Account(true, " ");
@@ -126,17 +126,17 @@ public sealed class AccountResolverTests
         Assert.Equal(used.Id, decision.Effective.Id);
     }
 
-    // What a disconnect does: it sets the status and clears the key.
+    // Disconnecting an account sets the status and clears the key.
     [Theory]
     [InlineData("inactive", Reason.Inactive)]
     [InlineData("not_connected", Reason.Inactive)]
     [InlineData("active", Reason.NoCredential)]
     [InlineData(null, Reason.NoCredential)]
-    public void WithoutACredentialTheStatusSaysWhetherSomebodyDisconnectedIt(string? status, Reason reason) =>
+    public void KeyWithoutCredential_ReasonFollowsTheStatus(string? status, Reason reason) =>
         Assert.Equal(reason, AccountResolver.Decide(new Agent([Account(false, status)], null, null)).Candidates[0].Reason);
 
     [Fact]
-    public void ALinkThatLeadsNowhereIsACandidateToo()
+    public void MissingLinkedAccount_IsListedAsCandidate()
     {
         var gone = Guid.NewGuid();
 
@@ -145,11 +145,11 @@ public sealed class AccountResolverTests
     }
 
     [Fact]
-    public void TheDecisionIsWhatItsCandidatesSay() => s_agents.Sample(agent =>
+    public void Decision_OfRandomAgents_MatchesItsCandidates() => s_agents.Sample(agent =>
     {
         var decision = AccountResolver.Decide(agent);
 
-        // The rule once more, in the words of docs/account-resolution.md.
+        // The rule of docs/account-resolution.md, written a second time.
         var connected = agent.Keys.OrderByDescending(key => key.CreatedAt).ThenByDescending(key => key.Id)
             .Select(key => (Type: AccountType.Agent, Account: key))
             .Concat(agent.LinkedAccount is { } linked ? [(AccountType.OrgLinked, linked)] : Array.Empty<(AccountType Type, CalcomAccount Account)>())

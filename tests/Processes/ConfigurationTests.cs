@@ -11,7 +11,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Processes;
 
-/// <summary>docs/configuration.md: what has to be configured, and what is said of a setting that is missing or makes no sense.</summary>
+/// <summary>docs/configuration.md: required settings, and the messages for missing and invalid ones.</summary>
 public sealed class ConfigurationTests
 {
     private const string Bearer = "Authentication:Schemes:Bearer:";
@@ -38,17 +38,17 @@ public sealed class ConfigurationTests
 
     [Theory]
     [MemberData(nameof(Missing))]
-    public void OutsideDevelopmentAllThatIsMissingIsNamed(string left, string missing)
+    public void MissingSettings_OutsideDevelopment_AreAllNamed(string removedPrefix, string missing)
     {
         foreach (var environment in new[] { "Production", "Staging" })
         {
-            var settings = Complete.Where(setting => !setting.Key.StartsWith(left, StringComparison.Ordinal)).ToDictionary();
+            var settings = Complete.Where(setting => !setting.Key.StartsWith(removedPrefix, StringComparison.Ordinal)).ToDictionary();
 
-            Assert.Equal($"not configured: {missing}; see --help", Refusal(settings, environment));
+            Assert.Equal($"not configured: {missing}; see --help", StartError(settings, environment));
         }
     }
 
-    // An empty one is none.
+    // An empty setting counts as missing.
     [Theory]
     [InlineData(Bearer + "ValidIssuer", "", $"not configured: {Bearer}ValidIssuer; see --help")]
     [InlineData(Bearer + "ValidAudience", "", $"not configured: {Bearer}ValidAudience; see --help")]
@@ -91,19 +91,19 @@ public sealed class ConfigurationTests
     [InlineData("CalcomAccounts:MaxQueuedLookups", "none", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:MaxQueuedLookups at")]
     [InlineData("CalcomAccounts:TokenCache", "perhaps", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:TokenCache at")]
     [InlineData("CalcomAccounts:ShutdownTimeoutSeconds", "soon", "CalcomAccounts is not valid: Failed to convert configuration value CalcomAccounts:ShutdownTimeoutSeconds at")]
-    public void ASettingThatMakesNoSenseIsNamedAndNotRepeated(string setting, string? value, string refusal)
+    public void InvalidSetting_IsNamedWithoutItsValue(string setting, string? value, string expectedError)
     {
         var settings = Complete;
         settings[setting] = value;
 
-        var message = Refusal(settings);
+        var message = StartError(settings);
 
-        Assert.StartsWith(refusal, message, StringComparison.Ordinal);
+        Assert.StartsWith(expectedError, message, StringComparison.Ordinal);
         Assert.DoesNotContain(Secret, message, StringComparison.Ordinal);
     }
 
     [Fact]
-    public void DocumentedSetting_AsArgument_IsAccepted()
+    public void DocumentedSettings_AreAcceptedAsArguments()
     {
         var settings = Docs.Table("docs/configuration.md", "key").Select(row => row[0]).ToList();
 
@@ -118,7 +118,7 @@ public sealed class ConfigurationTests
     [Theory]
     [InlineData("Authority")]
     [InlineData("MetadataAddress")]
-    public void AnAuthorityIsIssuerAndKeySourceEnough_ButAnEmptyOneIsNone(string setting)
+    public void Authority_IsSufficientUnlessEmpty(string setting)
     {
         var settings = new Dictionary<string, string?>
         {
@@ -126,10 +126,10 @@ public sealed class ConfigurationTests
             [Bearer + "ValidAudience"] = Tokens.Audience,
             [Bearer + setting] = "https://issuer.example",
         };
-        Assert.Null(Refusal(settings));
+        Assert.Null(StartError(settings));
 
         settings[Bearer + setting] = "";
-        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys; see --help", Refusal(settings));
+        Assert.Equal($"not configured: {Bearer}ValidIssuer, {Bearer}Authority or {Bearer}SigningKeys; see --help", StartError(settings));
     }
 
     [Theory]
@@ -139,16 +139,16 @@ public sealed class ConfigurationTests
     [InlineData("Host=[::1]:5433")]
     [InlineData("Host=my_db.internal:5433")]
     [InlineData("Host=db1, 10.0.0.2:5433,fe80::1,/tmp;Target Session Attributes=prefer-standby;Load Balance Hosts=true")]
-    public void AServerMayBeNamedInEachWayThatNpgsqlKnows(string connectionString)
+    public void EveryHostSpellingOfNpgsql_IsAccepted(string connectionString)
     {
         var settings = Complete;
         settings["ConnectionStrings:CalcomAccounts"] = connectionString;
 
-        Assert.Null(Refusal(settings));
+        Assert.Null(StartError(settings));
     }
 
     [Fact]
-    public void IssuersAndAudiencesMayBeSeveral()
+    public void SeveralIssuersAndAudiences_AreAccepted()
     {
         var settings = Complete;
         settings.Remove(Bearer + "ValidIssuer");
@@ -157,11 +157,11 @@ public sealed class ConfigurationTests
         settings[Bearer + "ValidIssuers:1"] = Tokens.Issuer;
         settings[Bearer + "ValidAudiences:0"] = Tokens.Audience;
 
-        Assert.Null(Refusal(settings));
+        Assert.Null(StartError(settings));
     }
 
     [Fact]
-    public void Authority_UnlessConfigured_IsAskedAsOftenAndAsLongAsDocumented()
+    public void AuthorityTimings_HaveTheDocumentedDefaultsAndCanBeConfigured()
     {
         var settings = Complete;
         settings[Bearer + "Authority"] = "https://issuer.example";
@@ -188,7 +188,7 @@ public sealed class ConfigurationTests
     }
 
     [Fact]
-    public async Task ConnectionString_WithoutOptions_HasTheDocumentedDefaults()
+    public async Task ConnectionString_HasTheDocumentedDefaults()
     {
         await using var app = Build(Complete);
         var connectionString = new NpgsqlConnectionStringBuilder(app.Services.GetRequiredService<NpgsqlDataSource>().ConnectionString);
@@ -197,14 +197,14 @@ public sealed class ConfigurationTests
     }
 
     [Fact]
-    public async Task NoKeysAreMadeAndWrittenForCookies()
+    public async Task DataProtection_IsNotRegistered()
     {
         await using var app = Build(Complete);
 
         Assert.DoesNotContain(app.Services.GetServices<IHostedService>(), service => service.GetType().Name.Contains("DataProtection", StringComparison.Ordinal));
     }
 
-    private static string? Refusal(Dictionary<string, string?> settings, string environment = "Production") =>
+    private static string? StartError(Dictionary<string, string?> settings, string environment = "Production") =>
         Record.Exception(() => Build(settings, environment)) is { } exception ? Assert.IsType<StartupException>(exception).Message : null;
 
     private static Microsoft.AspNetCore.Builder.WebApplication Build(Dictionary<string, string?> settings, string environment = "Production") =>

@@ -2,14 +2,14 @@ using System.Text.RegularExpressions;
 
 namespace CalcomAccounts.Tests.Repository;
 
-/// <summary>The pages of README.md, docs/ and .github/ lead to each other.</summary>
+/// <summary>The links between the pages of README.md, docs/ and .github/.</summary>
 public sealed partial class DocumentationTests
 {
     public static TheoryData<string> Pages => [.. Docs.Pages.Append(".github/CONTRIBUTING.md").Append(".github/SECURITY.md")];
 
     [Theory]
     [MemberData(nameof(Pages))]
-    public void RelativeLinks_OfAPage_LeadToAFileAndAHeading(string page)
+    public void RelativeLinks_PointToExistingFilesAndHeadings(string page)
     {
         foreach (Match link in RelativeLink.Matches(Read(page)))
         {
@@ -24,13 +24,13 @@ public sealed partial class DocumentationTests
     }
 
     [Fact]
-    public void Decisions_AreAllListedInTheIndex() => Assert.Equal(
+    public void ArchitectureDecisions_AreAllListedInTheIndex() => Assert.Equal(
         Docs.Pages.Where(page => page.StartsWith("docs/adr/", StringComparison.Ordinal)).Select(Path.GetFileName).Order(),
         Docs.Table("docs/README.md", "decision").Select(row => Regex.Match(row[0], @"\(adr/(.+)\)$").Groups[1].Value));
 
     private static string Read(string page) => File.ReadAllText(Path.Combine(ServiceProcess.Repository, page));
 
-    // As GitHub makes them.
+    // The anchors that GitHub generates.
     private static string Anchor(string heading) => NoAnchor.Replace(heading.ToLowerInvariant(), "").Replace(' ', '-');
 
     [GeneratedRegex(@"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")]

@@ -6,24 +6,13 @@ using CalcomAccounts.Infrastructure.Diagnostics;
 
 namespace CalcomAccounts.Tests.Repository;
 
-/// <summary>The requests that newcomers are shown are answered as they are told, on the sample data.</summary>
-public sealed class ExampleTests : IAsyncLifetime
+/// <summary>The documented requests get the documented answers on the sample data.</summary>
+public sealed class ExampleTests(SampleDataFixture setup) : IClassFixture<SampleDataFixture>
 {
     private const string Url = "http://localhost:5000";
 
-    private EmbeddedPostgres _server = null!;
-    private string _connectionString = null!;
-    private TestService _service = null!;
-
-    public async Task InitializeAsync()
-    {
-        _server = await EmbeddedPostgres.StartAsync(progress: null, CancellationToken.None);
-        _connectionString = await SampleData.LoadAsync(_server.ConnectionString, CancellationToken.None);
-        _service = await TestService.StartAsync(_connectionString);
-    }
-
     [Fact]
-    public async Task DocumentedRequests_OnTheSampleData_AreAnsweredToTheLetter()
+    public async Task DocumentedRequests_OnSampleData_GetTheDocumentedAnswers()
     {
         var examples = Docs.Pages.SelectMany(page => Docs.Blocks(page, "console")).Where(block => block.Contains(Url, StringComparison.Ordinal)).ToList();
         Assert.NotEmpty(examples);
@@ -39,19 +28,19 @@ public sealed class ExampleTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task DocumentedCheck_OnTheSampleData_ReportsWhatIsShown()
+    public async Task DocumentedCheck_OnSampleData_PrintsTheDocumentedReport()
     {
-        var report = CheckReport.ToText(await DatabaseCheck.RunAsync(_connectionString, CancellationToken.None));
+        var report = CheckReport.ToText(await DatabaseCheck.RunAsync(setup.ConnectionString, CancellationToken.None));
         var shown = Docs.Block("docs/database.md", "console", "-- check\n").Split('\n', 3)[2];
 
         Assert.Equal(WithoutServer(shown.TrimEnd('\n')), WithoutServer(report));
 
-        // Which server it is, its version, and how fast it is.
+        // The server, its version and the duration vary.
         static string WithoutServer(string text) => Regex.Replace(text[text.IndexOf('\n')..], @"PostgreSQL \d+\.\d+|in \d+ ms", "…");
     }
 
     [Fact]
-    public async Task ThoseForEditorsAreAnsweredAsTheirTitlesSay()
+    public async Task RequestsOfHttpFile_GetTheAnswersOfTheirTitles()
     {
         var file = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "src", "Api", "CalcomAccounts.http"));
         var variables = Regex.Matches(file, "^@(\\w+) = (.*)$", RegexOptions.Multiline).ToDictionary(match => match.Groups[1].Value, match => match.Groups[2].Value);
@@ -81,12 +70,6 @@ public sealed class ExampleTests : IAsyncLifetime
         string Fill(string text) => Regex.Replace(text, "\\{\\{(\\w+)\\}\\}", name => variables[name.Groups[1].Value]);
     }
 
-    public async Task DisposeAsync()
-    {
-        await _service.DisposeAsync();
-        await _server.DisposeAsync();
-    }
-
-    private Task<Answer> SendAsync(string method, string path, string? token, string? body, string type) => _service.SendAsync(
+    private Task<Answer> SendAsync(string method, string path, string? token, string? body, string type) => setup.Service.SendAsync(
         method, path, token, message => message.Content = string.IsNullOrEmpty(body) ? null : new StringContent(body, Encoding.UTF8, type));
 }

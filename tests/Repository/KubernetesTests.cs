@@ -6,13 +6,13 @@ using k8s.Models;
 
 namespace CalcomAccounts.Tests.Repository;
 
-/// <summary>The manifests, as kustomize renders them, fit each other, the image and the service. .ci/npm holds them against the schemas.</summary>
+/// <summary>The rendered manifests are consistent with each other, the image and the service. .ci/npm validates them against the schemas.</summary>
 public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Kubectl = "kubectl";
 
     [FactWith(Kubectl)]
-    public async Task Manifests_Rendered_AreTheDeploymentAndTheMigration()
+    public async Task RenderedManifests_AreTheDeploymentAndTheMigration()
     {
         Assert.Equal(
             ["ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"],
@@ -40,7 +40,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
-    public async Task WhileOnePodIsReplacedOrAnotherEvictedSomeAreLeft()
+    public async Task RolloutOrEviction_KeepsPodsAvailable()
     {
         var manifests = await RenderAsync("");
         var scaler = Of<V2HorizontalPodAutoscaler>(manifests).Spec;
@@ -55,7 +55,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
-    public async Task SelectorsFindThePods_AndNothingElse()
+    public async Task Selectors_MatchOnlyThePods()
     {
         var manifests = await RenderAsync("");
         var pods = Of<V1Deployment>(manifests).Spec.Template;
@@ -79,7 +79,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
-    public async Task PodsNeedNoPrivilege_AsTheImageDoesNot()
+    public async Task Pods_RunUnprivilegedAsTheUserOfTheImage()
     {
         var user = Regex.Match(await DockerfileAsync(), @"^USER (\d+):(\d+)$", RegexOptions.Multiline);
         foreach (var pod in new[] { Of<V1Deployment>(await RenderAsync("")).Spec.Template.Spec, Of<V1Job>(await RenderAsync("migrate")).Spec.Template.Spec })
@@ -95,7 +95,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [FactWith(Kubectl)]
-    public async Task ProbesAskWhatTheServiceAnswers_WhereItListens()
+    public async Task Probes_UseExistingEndpointsAndPorts()
     {
         var manifests = await RenderAsync("");
         var pod = Of<V1Deployment>(manifests).Spec.Template.Spec;
@@ -113,34 +113,37 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
             Assert.Equal(200, (await fixture.Service.SendAsync("GET", probe.HttpGet.Path)).Status);
         }
 
-        // Readiness is answered within 2 seconds, and a stop within 15, which begins when the hook has slept.
+        // Readiness answers within 2 seconds; shutdown takes up to 15 seconds after the preStop hook.
         Assert.True(container.ReadinessProbe.TimeoutSeconds > 2);
         Assert.InRange(container.Lifecycle.PreStop.Sleep.Seconds, 5, pod.TerminationGracePeriodSeconds!.Value - 16);
     }
 
     [FactWith(Kubectl)]
-    public async Task TheServiceStartsWithWhatTheySet()
+    public async Task Service_WithSettingsOfTheManifests_BecomesReady()
     {
         var manifests = await RenderAsync("");
         var container = Assert.Single(Of<V1Deployment>(manifests).Spec.Template.Spec.Containers);
         Assert.Equal([Of<V1ConfigMap>(manifests).Metadata.Name, "calcom-accounts"], container.EnvFrom.Select(from => from.ConfigMapRef?.Name ?? from.SecretRef.Name));
         var metrics = $"{PostgresServer.FreePort()}";
+        await using var authority = await TestAuthority.StartAsync();
         using var process = ServiceProcess.Start(
             ["--urls=http://127.0.0.1:0"],
             new(Of<V1ConfigMap>(manifests).Data.Concat(container.Env.Select(variable => KeyValuePair.Create(variable.Name, variable.Value))))
             {
                 ["ConnectionStrings__CalcomAccounts"] = fixture.Tables.ServiceConnectionString,
+                ["Authentication__Schemes__Bearer__Authority"] = authority.Issuer,
+                ["Authentication__Schemes__Bearer__RequireHttpsMetadata"] = "false",
                 ["OTEL_EXPORTER_PROMETHEUS_PORT"] = metrics,
             });
         var url = await process.WaitForUrlAsync();
         using var client = new HttpClient();
 
-        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"{url}/health/ready"))).StatusCode);
+        await ServiceProcess.WaitUntilReadyAsync(url);
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync(new Uri($"http://127.0.0.1:{metrics}/metrics"))).StatusCode);
     }
 
     [FactWith(Kubectl)]
-    public async Task TheJobMigrates()
+    public async Task MigrationJob_MigratesADatabase()
     {
         var job = Of<V1Job>(await RenderAsync("migrate"));
         var container = Assert.Single(job.Spec.Template.Spec.Containers);
@@ -155,7 +158,7 @@ public sealed class KubernetesTests(ServiceFixture fixture) : IClassFixture<Serv
 
     private static Task<string> DockerfileAsync() => File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "Dockerfile"));
 
-    // Strictly: a field that the API does not know is an error.
+    // Strict parsing: an unknown field is an error.
     private static async Task<IReadOnlyList<IKubernetesObject>> RenderAsync(string folder)
     {
         using var kubectl = Process.Start(new ProcessStartInfo(Kubectl, ["kustomize", Path.Combine(ServiceProcess.Repository, "deploy", "kubernetes", folder)])

@@ -4,27 +4,27 @@ using YamlDotNet.RepresentationModel;
 
 namespace CalcomAccounts.Tests.Repository;
 
-/// <summary>The dashboard and the alert rules ask for nothing that the service does not tell.</summary>
+/// <summary>The dashboard and the alert rules use only series and labels that the service exports.</summary>
 [Collection(AfterAllOthers.Name)]
 public sealed partial class MonitoringTests(ServiceFixture fixture)
 {
     private static readonly string s_folder = Path.Combine(ServiceProcess.Repository, "deploy", "monitoring");
 
-    // What Prometheus itself puts on a sample that it scrapes.
+    // Labels that Prometheus adds to each scraped sample.
     private static readonly string[] s_scrapeLabels = ["instance", "job"];
 
     [Fact]
-    public async Task EverySeriesOfTheDashboardIsTold()
+    public async Task SeriesOfTheDashboard_AreAllExported()
     {
         var panels = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(s_folder, "grafana-dashboard.json")))!["panels"]!.AsArray();
-        var told = await TellAsync();
+        var exported = await ExportSeriesAsync();
 
         Assert.Equal(Enumerable.Range(1, panels.Count), panels.Select(panel => panel!["id"]!.GetValue<int>()));
         Assert.All(panels, panel => Assert.NotEmpty(panel!["targets"]!.AsArray()));
         foreach (var target in panels.SelectMany(panel => panel!["targets"]!.AsArray()))
         {
             var expression = target!["expr"]!.GetValue<string>();
-            AssertTold(expression, told);
+            AssertExported(expression, exported);
             foreach (Match legend in LegendLabel.Matches(target["legendFormat"]!.GetValue<string>()))
             {
                 Assert.True(s_scrapeLabels.Contains(legend.Groups[1].Value) || expression.Contains(legend.Groups[1].Value, StringComparison.Ordinal), expression);
@@ -33,19 +33,19 @@ public sealed partial class MonitoringTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task EverySeriesOfTheAlertsIsTold()
+    public async Task SeriesOfTheAlertRules_AreAllExported()
     {
         var yaml = new YamlStream();
         yaml.Load(new StringReader(await File.ReadAllTextAsync(Path.Combine(s_folder, "prometheus-alerts.yaml"))));
         var rules = yaml.Documents[0].RootNode["groups"].AllNodes.OfType<YamlMappingNode>().Where(node => node.Children.ContainsKey("alert")).ToList();
-        var told = await TellAsync();
+        var exported = await ExportSeriesAsync();
 
         Assert.Equal(Docs.Table("docs/operations.md", "alert").Select(row => row[0]), rules.Select(rule => ((YamlScalarNode)rule["alert"]).Value));
-        Assert.All(rules, rule => AssertTold(((YamlScalarNode)rule["expr"]).Value!, told));
+        Assert.All(rules, rule => AssertExported(((YamlScalarNode)rule["expr"]).Value!, exported));
     }
 
-    /// <summary>What the service tells Prometheus after every outcome: the labels of each series, by its name.</summary>
-    private async Task<ILookup<string, Dictionary<string, string>>> TellAsync()
+    /// <summary>The exported series after requests with every outcome: the labels of each, by name.</summary>
+    private async Task<ILookup<string, Dictionary<string, string>>> ExportSeriesAsync()
     {
         var (port, org) = (PostgresServer.FreePort(), Guid.NewGuid());
         await using var authority = await TestAuthority.StartAsync();
@@ -56,10 +56,10 @@ public sealed partial class MonitoringTests(ServiceFixture fixture)
             ["CalcomAccounts:Authorities:0:RequireHttpsMetadata"] = "false",
             ["CalcomAccounts:Authorities:0:ValidAudience"] = Tokens.Audience,
         });
-        var (well, inTrouble) = (await fixture.Tables.AddAgentAsync(org), await fixture.Tables.AddAgentAsync(org));
-        await fixture.Tables.AddKeyAsync(well, new());
-        await fixture.Tables.AddKeyAsync(inTrouble, new() { Status = "error" });
-        foreach (var agent in new[] { well, inTrouble, await fixture.Tables.AddAgentAsync(org), Guid.NewGuid() })
+        var (active, failing) = (await fixture.Tables.AddAgentAsync(org), await fixture.Tables.AddAgentAsync(org));
+        await fixture.Tables.AddKeyAsync(active, new());
+        await fixture.Tables.AddKeyAsync(failing, new() { Status = "error" });
+        foreach (var agent in new[] { active, failing, await fixture.Tables.AddAgentAsync(org), Guid.NewGuid() })
         {
             await service.GetAccountAsync(agent, Tokens.OfOrganization(org));
         }
@@ -72,14 +72,14 @@ public sealed partial class MonitoringTests(ServiceFixture fixture)
             .ToLookup(sample => sample.Name, sample => sample.Labels);
     }
 
-    private static void AssertTold(string expression, ILookup<string, Dictionary<string, string>> told)
+    private static void AssertExported(string expression, ILookup<string, Dictionary<string, string>> exported)
     {
         var selectors = Selector.Matches(expression);
         Assert.NotEmpty(selectors);
         foreach (Match selector in selectors)
         {
-            var series = told[selector.Groups[1].Value];
-            Assert.True(series.Any(), $"nothing is told of {selector.Value}");
+            var series = exported[selector.Groups[1].Value];
+            Assert.True(series.Any(), $"nothing is exported of {selector.Value}");
             foreach (Match matcher in Matcher.Matches(selector.Groups[2].Value))
             {
                 var (label, sign, value) = (matcher.Groups[1].Value, matcher.Groups[2].Value, matcher.Groups[3].Value);
@@ -101,7 +101,7 @@ public sealed partial class MonitoringTests(ServiceFixture fixture)
     [GeneratedRegex(@"^(\w+)(\{.*\})? \S+$")]
     private static partial Regex Sample { get; }
 
-    // In the files, each is followed by its labels or its range.
+    // In expressions a series is followed by its labels or its range.
     [GeneratedRegex(@"\b([a-z][a-z_]+)(\{[^}]*\}|(?=\[))")]
     private static partial Regex Selector { get; }
 

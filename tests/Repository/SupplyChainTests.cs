@@ -3,7 +3,7 @@ using System.Xml.Linq;
 
 namespace CalcomAccounts.Tests.Repository;
 
-/// <summary>What the service is made of, direct and transitive, tests included.</summary>
+/// <summary>The licences of all packages, direct and transitive, including those of the tests.</summary>
 public sealed class SupplyChainTests
 {
     private static readonly string[] s_allowed = ["Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "PostgreSQL"];
@@ -18,7 +18,7 @@ public sealed class SupplyChainTests
     };
 
     [Fact]
-    public void EveryPackageHasALicenceThatLetsPeopleUseIt()
+    public void EveryPackage_HasAnAllowedLicence()
     {
         var licences = Packages().ToDictionary(package => package.Id, Licence);
 
@@ -28,7 +28,7 @@ public sealed class SupplyChainTests
 
     private static IEnumerable<(string Id, string Folder)> Packages()
     {
-        // These two refer to all that the service does, and to what they need themselves.
+        // These two projects reference all packages of the service, and their own.
         return PackagesOf("tests").Union(PackagesOf("benchmarks/Comparison"));
     }
 

@@ -10,7 +10,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Resilience;
 
-/// <summary>Lookups that share round trips, on a real server that nobody else uses: what they share, and what they never do.</summary>
+/// <summary>Request batching: lookups share statements, but neither results nor failures.</summary>
 public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<DatabaseFixture>
 {
     private static readonly Guid s_org = Guid.NewGuid();
@@ -20,11 +20,11 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
-    public async Task WhatArrivesWhileAllStatementsAreInFlightGoesWithTheNext(int maxInFlight)
+    public async Task LookupsDuringStatementsInFlight_AreBatchedIntoTheNextStatements(int maxInFlight)
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = $"{maxInFlight}" });
 
-        // The first go alone, one with each statement; then three times 64, and one.
+        // The first statements take one lookup each; the rest needs three statements of 64 and one of 1.
         var agents = await AddAgentsAsync(maxInFlight + (3 * 64) + 1);
         List<Task<Agent?>> lookups;
         using var statements = new StatementCounter(setup.Database, "with ordinality");
@@ -43,7 +43,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task LookupsOfDifferentCallersShareAStatementAndNothingElse()
+    public async Task LookupsOfDifferentCallers_InOneBatch_GetOnlyTheirOwnAgents()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var otherOrg = Guid.NewGuid();
@@ -69,14 +69,14 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     [Theory]
     [InlineData("1 / 0")]
     [InlineData("length(pg_sleep(30)::text)")]
-    public async Task ALookupThatFailsOrTakesForEverFailsAlone(string poison)
+    public async Task LookupThatFailsOrTimesOut_InABatch_FailsAlone(string failure)
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(100);
         var poisoned = agents[30].Id;
         await ExecuteAsync($"""
             create function calcom.cost(agent uuid) returns int language plpgsql as $$
-                begin if agent = '{poisoned}' then return {poison}; end if; return 1; end $$;
+                begin if agent = '{poisoned}' then return {failure}; end if; return 1; end $$;
             alter table calcom.agents rename to agents_table;
             create view calcom.agents as select id, org_id, name, org_account_id, deleted_at from calcom.agents_table where calcom.cost(id) = 1;
             grant select on calcom.agents to calcom_reader
@@ -92,7 +92,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task AnAgentWhoseRowsCanNotBeReadFailsAlone()
+    public async Task AgentWithUnreadableRows_InABatch_FailsAlone()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(100);
@@ -114,32 +114,32 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
         }
     }
 
-    // One that all of them throw has a stack trace that grows with each, and so have their lines of the log.
+    // The stack trace of a shared exception would grow each time it is thrown, and so would the log.
     [Fact]
-    public async Task WhenAStatementFailsEachOfItsRequestsHasAnErrorOfItsOwn()
+    public async Task FailedStatement_EachRequestGetsItsOwnException()
     {
         await using var service = await TestService.StartAsync("Host=127.0.0.1;Port=1;Username=nobody");
 
-        var errors = await Task.WhenAll(Enumerable.Range(0, 100).Select(_ => Record.ExceptionAsync(() => FindAsync(service, Guid.NewGuid()))));
+        var errors = await Task.WhenAll(Enumerable.Range(0, 100).Select(_ => Record.ExceptionAsync(() => FindAsync(service, Guid.NewGuid())).AsTask()));
 
         Assert.All(errors, error => Assert.Contains("127.0.0.1:1", Assert.IsType<NpgsqlException>(error).Message, StringComparison.Ordinal));
         Assert.Equal(errors.Length, errors.Distinct().Count());
     }
 
     [Fact]
-    public async Task WhoGivesUpIsFreedAtOnce_AndItsNeighboursAreAnswered()
+    public async Task CancelledLookup_EndsAtOnceAndOthersInTheBatchAreAnswered()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(4);
-        using var hangsUp = new CancellationTokenSource();
+        using var clientDisconnected = new CancellationTokenSource();
         Task<Agent?> sent, sentToo, queued, queuedToo;
         await using (await setup.LockAsync())
         {
-            (sent, sentToo) = await SendTogetherAsync(service, (agents[0].Id, hangsUp.Token), (agents[1].Id, default));
-            (queued, queuedToo) = (FindAsync(service, agents[2].Id, cancellationToken: hangsUp.Token), FindAsync(service, agents[3].Id));
+            (sent, sentToo) = await SendTogetherAsync(service, (agents[0].Id, clientDisconnected.Token), (agents[1].Id, default));
+            (queued, queuedToo) = (FindAsync(service, agents[2].Id, cancellationToken: clientDisconnected.Token), FindAsync(service, agents[3].Id));
 
             var started = Stopwatch.GetTimestamp();
-            await hangsUp.CancelAsync();
+            await clientDisconnected.CancelAsync();
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => sent);
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => queued);
             Assert.InRange(Stopwatch.GetElapsedTime(started).TotalMilliseconds, 0, 200);
@@ -150,23 +150,24 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
         Assert.Equal(agents[3].Name, Assert.Single((await queuedToo)!.Keys).Name);
     }
 
-    // A client that hangs up is no reason to read its agents, or all of its organization's, apart.
+    // A client that disconnects is no reason to isolate its agents or its organization.
     [Fact]
-    public async Task LookupsThatWereAbandoned_AreNoSuspects()
+    public async Task CancelledLookups_AreNotTreatedAsSuspects()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(8);
         foreach (var agent in agents.Take(4))
         {
             await using var locked = await setup.LockAsync();
-            using var hangsUp = new CancellationTokenSource();
-            var lookup = FindAsync(service, agent.Id, cancellationToken: hangsUp.Token);
+            using var clientDisconnected = new CancellationTokenSource();
+            var lookup = FindAsync(service, agent.Id, cancellationToken: clientDisconnected.Token);
             await EventuallyAsync(async () => await setup.CountActiveAsync() is 1);
-            await hangsUp.CancelAsync();
+            await clientDisconnected.CancelAsync();
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => lookup);
         }
 
-        // Apart there is one slot beside the one that is shared: together they go with one statement, behind the first.
+        // The last cancelled statement may not have ended yet.
+        await EventuallyAsync(async () => await setup.CountActiveAsync() is 0);
         List<Task<Agent?>> lookups;
         using var statements = new StatementCounter(setup.Database, "with ordinality");
         await using (await setup.LockAsync())
@@ -176,12 +177,13 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
             lookups.AddRange(agents.Select(agent => FindAsync(service, agent.Id)));
         }
 
+        // Suspects would run one by one; these are batched into one statement, after the first.
         Assert.All(await Task.WhenAll(lookups), Assert.NotNull);
         Assert.Equal(2, statements.Count);
     }
 
     [Fact]
-    public async Task AStatementIsCancelledOnceNobodyWaitsForItAnyMore()
+    public async Task Statement_AllItsLookupsCancelled_IsCancelled()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agent = (await AddAgentsAsync(1))[0];
@@ -195,13 +197,15 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
             await Task.Delay(200);
             Assert.Equal(1, await setup.CountActiveAsync());
             await second.CancelAsync();
-            await EventuallyAsync(async () => await setup.CountActiveAsync() is 0);
+
+            // Before the statement timeout of 1.5 seconds would end it.
+            await Eventually.HoldsAsync(async () => await setup.CountActiveAsync() is 0, TimeSpan.FromSeconds(1));
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(one, other));
         }
     }
 
     [Fact]
-    public async Task CallerWithAFullShareOfTheQueue_Gets429WithRetryAfter_AndOthersAreServed()
+    public async Task CallerOverItsQueueShare_Gets429AndOthersAreServed()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agent = (await AddAgentsAsync(1))[0];
@@ -226,28 +230,28 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task WhoGivesUpLeavesRoomInTheQueue()
+    public async Task CancelledLookups_FreeTheirPlacesInTheQueue()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agent = (await AddAgentsAsync(1))[0];
-        using var hangsUp = new CancellationTokenSource();
-        List<Task<Agent?>> stay;
+        using var clientDisconnected = new CancellationTokenSource();
+        List<Task<Agent?>> remaining;
         await using (await setup.LockAsync())
         {
             _ = FindAsync(service, agent.Id);
-            var giveUp = Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id, cancellationToken: hangsUp.Token)).ToList();
+            var cancelled = Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id, cancellationToken: clientDisconnected.Token)).ToList();
             await Assert.ThrowsAsync<TooManyLookupsException>(() => FindAsync(service, agent.Id));
-            await hangsUp.CancelAsync();
-            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(giveUp));
+            await clientDisconnected.CancelAsync();
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => Task.WhenAll(cancelled));
 
-            stay = [.. Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id))];
+            remaining = [.. Enumerable.Range(0, 10).Select(_ => FindAsync(service, agent.Id))];
         }
 
-        Assert.All(await Task.WhenAll(stay), Assert.NotNull);
+        Assert.All(await Task.WhenAll(remaining), Assert.NotNull);
     }
 
     [Fact]
-    public async Task TheLookupsOfARequestStayTogether_ALongOneAlone_InTheOrderOfArrival()
+    public async Task LookupsOfOneRequest_StayInOneStatementInOrderOfArrival()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(300);
@@ -262,14 +266,14 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
 
         var found = await Task.WhenAll(requests);
 
-        // 1 | 30 34 | 64 | 100 | 63 | 2 4 2
+        // The batches: 1 | 30 34 | 64 | 100 | 63 | 2 4 2
         Assert.Equal(6, statements.Count);
         Assert.Equal(lengths, found.Select(one => one.Count));
         Assert.Equal(agents.Take(300).Select(agent => agent.Name), found.SelectMany(one => one).Select(agent => Assert.Single(agent!.Keys).Name));
     }
 
     [Fact]
-    public async Task AQueueIsFullByItsLookups_AndALongRequestIsServedWhereNobodyWaits()
+    public async Task QueueLimit_CountsLookupsAndAdmitsALongRequestWhenEmpty()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1", ["CalcomAccounts:MaxQueuedLookups"] = "40" });
         var agents = await AddAgentsAsync(20);
@@ -288,7 +292,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task WhoComesFirstIsAnsweredFirst()
+    public async Task QueuedLookups_AreAnsweredInOrderOfArrival()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(200);
@@ -313,7 +317,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task ALookupOfNobodyNeverReachesTheDatabase()
+    public async Task LookupWithoutCaller_IsRejectedBeforeTheDatabase()
     {
         var agent = (await AddAgentsAsync(1))[0];
         var nobody = (Caller)RuntimeHelpers.GetUninitializedObject(typeof(Caller));
@@ -323,7 +327,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
 
         Assert.Equal(0, statements.Count);
 
-        // Nor would it find anything there.
+        // The statement itself returns nothing either.
         await using var connection = new NpgsqlConnection(setup.Database.ServiceConnectionString);
         Assert.Empty(await connection.QueryAsync(
             AgentReader.Sql, new { AgentIds = new[] { agent.Id }, OrgIds = new Guid?[] { null }, Subjects = new string?[] { null } }));
@@ -332,7 +336,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     [Theory]
     [InlineData("", 1)]
     [InlineData(";Max Auto Prepare=0", 0)]
-    public async Task TheStatementIsPreparedOnce_UnlessTheConnectionStringSaysOtherwise(string settings, long prepared)
+    public async Task LookupStatement_IsPreparedUnlessDisabledInTheConnectionString(string settings, long prepared)
     {
         await using var service = await TestService.StartAsync($"{setup.Database.ServiceConnectionString};Maximum Pool Size=1{settings}");
         var agent = (await AddAgentsAsync(1))[0];
@@ -347,7 +351,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     }
 
     [Fact]
-    public async Task ASchemaThatChangesUnderAPreparedStatementIsNoError()
+    public async Task SchemaChange_WithPreparedStatement_RequestsSucceed()
     {
         var agent = (await AddAgentsAsync(1))[0];
         foreach (var type in new[] { "varchar(80)", "text" })
@@ -367,7 +371,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     private static Task<IReadOnlyList<Agent?>> FindAsync(TestService service, List<(Guid Id, string Name)> agents) =>
         service.Services.GetRequiredService<IAgentReader>().FindAsync([.. agents.Select(agent => agent.Id)], s_caller, CancellationToken.None);
 
-    /// <summary>All are looked up together, once this table is locked no more.</summary>
+    /// <summary>Looks up all agents in one batch, and fails unless only the poisoned one fails.</summary>
     private async Task AssertFailsAloneAsync(TestService service, List<(Guid Id, string Name)> agents, Guid poisoned, string locked)
     {
         List<Task<Agent?>> lookups;
@@ -390,21 +394,21 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
         }
     }
 
-    /// <summary>Two lookups in the one statement in flight, which waits for a lock: they were queued behind one that has been cancelled.</summary>
+    /// <summary>Sends two lookups in one statement, which waits for a lock: they are queued behind a lookup that is cancelled.</summary>
     private async Task<(Task<Agent?> One, Task<Agent?> Other)> SendTogetherAsync(
-        TestService service, (Guid AgentId, CancellationToken GivesUp) one, (Guid AgentId, CancellationToken GivesUp) other)
+        TestService service, (Guid AgentId, CancellationToken Cancellation) one, (Guid AgentId, CancellationToken Cancellation) other)
     {
-        using var ahead = new CancellationTokenSource();
-        _ = FindAsync(service, one.AgentId, cancellationToken: ahead.Token);
-        var together = (FindAsync(service, one.AgentId, cancellationToken: one.GivesUp), FindAsync(service, other.AgentId, cancellationToken: other.GivesUp));
+        using var firstCancelled = new CancellationTokenSource();
+        _ = FindAsync(service, one.AgentId, cancellationToken: firstCancelled.Token);
+        var together = (FindAsync(service, one.AgentId, cancellationToken: one.Cancellation), FindAsync(service, other.AgentId, cancellationToken: other.Cancellation));
         await EventuallyAsync(async () => await setup.CountActiveAsync() is 1);
-        var aheadStarted = await OldestActiveAsync();
-        await ahead.CancelAsync();
-        await EventuallyAsync(async () => await setup.CountActiveAsync() is 1 && await OldestActiveAsync() > aheadStarted);
+        var firstStarted = await OldestActiveAsync();
+        await firstCancelled.CancelAsync();
+        await EventuallyAsync(async () => await setup.CountActiveAsync() is 1 && await OldestActiveAsync() > firstStarted);
         return together;
     }
 
-    /// <summary>Agents that are told apart by the names of their keys.</summary>
+    /// <summary>Adds agents with one key each, whose name is unique.</summary>
     private async Task<List<(Guid Id, string Name)>> AddAgentsAsync(int count)
     {
         var ids = await setup.Database.QueryAsync<Guid>(
@@ -415,7 +419,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
         return [.. ids.Select(id => (id, $"key of {id}"))];
     }
 
-    private static Task EventuallyAsync(Func<Task<bool>> condition) => Eventually.HoldsAsync(condition, TimeSpan.FromSeconds(1));
+    private static Task EventuallyAsync(Func<Task<bool>> condition) => Eventually.HoldsAsync(condition, TimeSpan.FromSeconds(5));
 
     private async Task<DateTime> OldestActiveAsync() => (await setup.Database.QueryAsync<DateTime?>(
         $"select min(query_start) from pg_stat_activity where usename = '{TestDatabase.ServiceLogin}' and state = 'active'"))[0] ?? DateTime.MinValue;

@@ -5,13 +5,16 @@ using System.Text.Json;
 namespace CalcomAccounts.Tests.Resilience;
 
 /// <summary>
-/// Whatever one tenant asks or stores, others keep at least a third of the rate that they had without it, their p99 stays under 100 ms,
-/// none of their requests fails, and readiness does not turn.
+/// Failure isolation: whatever one tenant requests or stores, others keep at least a third of their throughput, their p99 latency stays
+/// under 100 ms, none of their requests fails, and readiness does not change.
 /// </summary>
 [Collection(AfterAllOthers.Name)]
 public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<IsolationTests.Setup>
 {
-    private static readonly TimeSpan s_duration = TimeSpan.FromSeconds(3);
+    private static readonly TimeSpan s_duration = TimeSpan.FromSeconds(0.8);
+
+    // The statement timeout of this service is 0.6 seconds; how lookups that are known to time out are treated shows only after that.
+    private static readonly TimeSpan s_durationWithTimeouts = TimeSpan.FromSeconds(1.4);
 
     [Theory]
     [InlineData(64, 100)]
@@ -27,43 +30,43 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     public Task ListsOfMembersWithoutOrganization_LeaveOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(64, index => List(setup.Members[index % 4], setup.HostileAgents));
 
-    // Suspects are sent alone from their second time on, so the first is seen too.
+    // A suspect lookup runs alone from its second time on, so the first one affects others.
     [Theory]
-    [InlineData(1)]
-    [InlineData(10)]
-    public Task LookupThatAlwaysTimesOut_SeveralTimesASecond_CostsOnlyItself(int perSecond) =>
-        AssertOthersKeepTheirShareAsync(4 * perSecond, _ => Single(setup.Hostile, setup.SlowAgents[0]), TimeSpan.FromSeconds(1.0 / perSecond));
+    [InlineData(3)]
+    [InlineData(30)]
+    public Task RepeatedTimeoutOfOneLookup_LeavesOthersTheirShare(int perSecond) =>
+        AssertOthersKeepTheirShareAsync(4 * perSecond, _ => Single(setup.Hostile, setup.SlowAgents[0]), s_durationWithTimeouts, TimeSpan.FromSeconds(1.0 / perSecond));
 
     [Fact]
-    public Task TenantWhoseEveryLookupTimesOut_CostsOnlyItself() =>
-        AssertOthersKeepTheirShareAsync(32, _ => Single(setup.Hostile, setup.NextSlowAgent()));
+    public Task EveryLookupOfOneTenantTimesOut_LeavesOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(32, _ => Single(setup.Hostile, setup.NextSlowAgent()), s_durationWithTimeouts);
 
     [Fact]
-    public Task MembersWhoseLookupsTimeOut_CostOnlyThemselves() =>
-        AssertOthersKeepTheirShareAsync(16, index => Single(setup.Members[index % 4], setup.NextSlowAgent()));
+    public Task LookupsOfMembersTimeOut_LeaveOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(16, index => Single(setup.Members[index % 4], setup.NextSlowAgent()), s_durationWithTimeouts);
 
     [Fact]
-    public Task ListWithALookupThatTimesOut_CostsOnlyItself() =>
-        AssertOthersKeepTheirShareAsync(16, _ => List(setup.Hostile, setup.HostileAgents.Take(20).Append(setup.SlowAgents[0])));
+    public Task ListWithOneLookupThatTimesOut_LeavesOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(16, _ => List(setup.Hostile, setup.HostileAgents.Take(20).Append(setup.SlowAgents[0])), s_durationWithTimeouts);
 
     [Fact]
-    public Task LookupThatFailsAtOnce_From16Connections_CostsOnlyItself() =>
+    public Task LookupFailingAtOnce_From16Connections_LeavesOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(16, _ => Single(setup.Hostile, setup.FailingAgents[0]));
 
     [Fact]
-    public Task TenantWhoseEveryLookupFailsAtOnce_CostsOnlyItself() =>
+    public Task EveryLookupOfOneTenantFailsAtOnce_LeavesOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(16, index => Single(setup.Hostile, setup.FailingAgents[index]));
 
     [Fact]
-    public Task AgentOfTenThousandKeys_AskedForAsAListOfDuplicates_CostsLittle() =>
+    public Task ListsOfAnAgentWithTenThousandKeys_LeaveOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(8, _ => List(setup.Hostile, Enumerable.Repeat(setup.AgentOfManyKeys, 100)));
 
     [Fact]
-    public Task AgentsWithValuesOf10MB_CostLittle() =>
+    public Task ListsOfAgentsWith10MBValues_LeaveOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(8, _ => List(setup.Hostile, setup.AgentsOfLongValues));
 
     [Fact]
-    public Task FloodOfReadinessProbes_CostsLittle() =>
+    public Task FloodOfReadinessProbes_LeavesOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(500, _ => KeepAliveConnection.Get("/health/ready", token: null));
 
     private static byte[] Single(string token, Guid agent) => KeepAliveConnection.Get(TestService.AccountPath(agent.ToString()), token);
@@ -71,38 +74,39 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     private static byte[] List(string token, IEnumerable<Guid> agents) =>
         KeepAliveConnection.Post(TestService.AccountsPath, token, JsonSerializer.Serialize(new { agent_ids = agents }));
 
-    /// <param name="attackers">Connections, each of which sends its request again as soon as it is answered.</param>
-    /// <param name="request">By the connection's index.</param>
-    /// <param name="stagger">How much later each of them begins than the one before.</param>
-    private async Task AssertOthersKeepTheirShareAsync(int attackers, Func<int, byte[]> request, TimeSpan stagger = default)
+    /// <param name="attackers">The number of connections, each of which repeats its request as soon as it is answered.</param>
+    /// <param name="request">The request of a connection, by the connection's index.</param>
+    /// <param name="duration">How long the attack takes; by default, as long as requests that do not time out need.</param>
+    /// <param name="stagger">How much later each connection begins than the one before.</param>
+    private async Task AssertOthersKeepTheirShareAsync(int attackers, Func<int, byte[]> request, TimeSpan? duration = null, TimeSpan stagger = default)
     {
-        var alone = await setup.MeasureOthersAsync(s_duration / 2);
-        using var enough = new CancellationTokenSource();
-        var attack = Task.WhenAll(Enumerable.Range(0, attackers).Select(index => Task.Run(() => AttackAsync(request(index), stagger * index, enough.Token))));
-        var attacked = await setup.MeasureOthersAsync(s_duration);
-        await enough.CancelAsync();
+        var alone = setup.Alone;
+        using var attackEnded = new CancellationTokenSource();
+        var attack = Task.WhenAll(Enumerable.Range(0, attackers).Select(index => Task.Run(() => AttackAsync(request(index), stagger * index, attackEnded.Token))));
+        var attacked = await setup.MeasureOthersAsync(duration ?? s_duration);
+        await attackEnded.CancelAsync();
         await attack;
 
         var seen = $"alone {alone}, attacked {attacked}";
         Assert.True(attacked.Failures.Count is 0, $"{seen}: {string.Join(", ", attacked.Failures.CountBy(failure => failure))}");
 
-        // A third and 100 ms, with a margin for the attackers' own processor time: the benchmark's --bulk measures with cheaper clients.
+        // Twice the margin of a third and 100 ms, since the attackers use the same processors; the benchmark's --bulk measures exactly.
         Assert.True(attacked.PerSecond * 6 >= alone.PerSecond && attacked.P99 < TimeSpan.FromMilliseconds(200), seen);
         Assert.True(attacked.Unready is 0, seen);
     }
 
-    private async Task AttackAsync(byte[] request, TimeSpan delay, CancellationToken enough)
+    private async Task AttackAsync(byte[] request, TimeSpan delay, CancellationToken attackEnded)
     {
         using var connection = await KeepAliveConnection.OpenAsync(setup.Url);
         try
         {
-            await Task.Delay(delay, enough);
+            await Task.Delay(delay, attackEnded);
             while (true)
             {
-                await connection.SendAsync(request, enough);
+                await connection.SendAsync(request, attackEnded);
             }
         }
-        catch (OperationCanceledException) when (enough.IsCancellationRequested)
+        catch (OperationCanceledException) when (attackEnded.IsCancellationRequested)
         {
         }
     }
@@ -113,7 +117,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
             $"{PerSecond:0}/s p50 {P50.TotalMilliseconds:0.0} ms p99 {P99.TotalMilliseconds:0.0} ms, {Failures.Count} failed, {Unready} times unready";
     }
 
-    /// <summary>A service of its own as a process, on views of which some rows fail or take for ever, and a tenant who asks all the while.</summary>
+    /// <summary>A service as a process, on views of which some rows fail or time out, and a tenant who sends requests all the time.</summary>
     public sealed class Setup : IAsyncLifetime
     {
         private const int Connections = 16;
@@ -142,7 +146,10 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
 
         internal Guid AgentOfManyKeys { get; private set; }
 
-        public async Task InitializeAsync()
+        /// <summary>The throughput and latency of the tenant without an attack.</summary>
+        internal Measured Alone { get; private set; } = null!;
+
+        public async ValueTask InitializeAsync()
         {
             _server = await PostgresServer.StartAsync();
             var database = await TestDatabase.OfTablesAsync(_server);
@@ -170,18 +177,14 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
                 analyze
                 """);
 
-            _process = ServiceProcess.Start(["--urls=http://127.0.0.1:0"], new()
-            {
-                ["ConnectionStrings__CalcomAccounts"] = database.ServiceConnectionString,
-                ["Authentication__Schemes__Bearer__ValidIssuer"] = Tokens.Issuer,
-                ["Authentication__Schemes__Bearer__ValidAudience"] = Tokens.Audience,
-                ["Authentication__Schemes__Bearer__SigningKeys__0__Value"] = Convert.ToBase64String(Tokens.Key),
-            });
+            _process = ServiceProcess.Start(
+                [ProcessSettings.AnyPort], new(ProcessSettings.Complete(database)) { ["CalcomAccounts__RequestTimeoutSeconds"] = "2" });
             Url = await _process.WaitForUrlAsync();
-            await MeasureOthersAsync(TimeSpan.FromSeconds(4));
+            await MeasureOthersAsync(TimeSpan.FromSeconds(2));
+            Alone = await MeasureOthersAsync(s_duration);
         }
 
-        public async Task DisposeAsync()
+        public async ValueTask DisposeAsync()
         {
             _process.Dispose();
             await _server.DisposeAsync();
@@ -189,7 +192,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
 
         internal Guid NextSlowAgent() => SlowAgents[Interlocked.Increment(ref _nextSlowAgent) % SlowAgents.Count];
 
-        /// <summary>One tenant's single lookups, from as many connections as a dashboard of it might have.</summary>
+        /// <summary>Measures one tenant's single lookups from several connections.</summary>
         internal async Task<Measured> MeasureOthersAsync(TimeSpan duration)
         {
             var token = Tokens.OfOrganization(_organization);

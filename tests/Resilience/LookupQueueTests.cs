@@ -4,13 +4,13 @@ using CalcomAccounts.Infrastructure.Agents;
 
 namespace CalcomAccounts.Tests.Resilience;
 
-/// <summary>Who of those that wait is served next, and who has no place left.</summary>
+/// <summary>Which queued lookups are batched next, and which are refused when the queue is full.</summary>
 public sealed class LookupQueueTests
 {
     private readonly LookupQuarantine _quarantine = new(TimeProvider.System);
 
     [Fact]
-    public void OneCaller_FillsTheWholeBatch_InTheOrderOfArrival()
+    public void SingleCaller_FillsTheWholeBatchInOrderOfArrival()
     {
         var queue = Queue();
         var requests = Add(queue, Organization(), Enumerable.Repeat(1, 100));
@@ -21,7 +21,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void TwoCallers_HowEverManyRequestsOneHas_ShareTheBatchByLookups()
+    public void TwoCallers_ShareTheBatchEquallyByLookups()
     {
         var queue = Queue();
         Add(queue, Organization(), Enumerable.Repeat(1, 500));
@@ -32,7 +32,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void ListsBesideSingleLookups_GetNoMoreLookupsThanThese()
+    public void ListsAndSingleLookups_GetEqualShares()
     {
         var queue = Queue(maxLookups: 100_000);
         Add(queue, Organization(), Enumerable.Repeat(100, 50));
@@ -50,7 +50,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void OneCallerAlone_HasAllStatements_AndHalfOfThemWhereThereAreOthers()
+    public void SingleCaller_HasAllStatementsAndHalfOfThemBesideOthers()
     {
         var clock = new ManualClock { Now = TimeSpan.FromHours(1).Ticks };
         var queue = Queue(maxStatements: 2, clock: clock);
@@ -75,7 +75,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void SubjectThatNamesManyOrganizations_IsOneCaller()
+    public void SubjectWithManyOrganizations_CountsAsOneCaller()
     {
         var queue = Queue();
         var other = Add(queue, Organization(), Enumerable.Repeat(1, 32));
@@ -88,7 +88,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void CallerWithAQuarterOfTheQueue_GetsNoMore_AndOthersDo()
+    public void CallerWithAQuarterOfTheQueue_IsRefusedAndOthersAreQueued()
     {
         var queue = Queue(maxLookups: 40);
         var (one, other) = (Organization(), Organization());
@@ -100,7 +100,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void LongListOfACallerOfWhomNothingWaits_IsQueued()
+    public void LongListOfCallerWithNothingQueued_IsQueued()
     {
         var queue = Queue(maxLookups: 10);
 
@@ -109,7 +109,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void FullQueue_MakesRoomForWhoHasLessWaiting_AtTheCostOfWhoHasMost()
+    public void FullQueue_EvictsFromTheCallerWithMostQueued()
     {
         var queue = Queue(maxLookups: 40);
         var heavy = Organization();
@@ -124,7 +124,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void FullQueue_MakesRoomForALongListOfWhoHasNothingWaiting()
+    public void FullQueue_EvictsSeveralRequestsForALongList()
     {
         var queue = Queue(maxLookups: 400);
         foreach (var _ in Enumerable.Range(0, 8))
@@ -136,7 +136,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void FullQueueOfCallersThatHaveNoMore_RefusesTheNext()
+    public void FullQueue_NobodyHasMoreQueued_RefusesTheNext()
     {
         var queue = Queue(maxLookups: 4);
         foreach (var _ in Enumerable.Range(0, 4))
@@ -148,7 +148,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void RemovedRequests_LeaveTheirPlaceToOthers()
+    public void RemovedRequest_FreesItsPlaceInTheQueue()
     {
         var queue = Queue(maxLookups: 4);
         var caller = Organization();
@@ -160,7 +160,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void EqualLookups_TakeOnePlaceOfTheBatch()
+    public void EqualLookups_TakeOnePlaceInTheBatch()
     {
         var queue = Queue();
         var (caller, agent) = (Organization(), Guid.NewGuid());
@@ -174,7 +174,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void Suspect_SharesWithItsEqualsOnly_WhoeverAsks_AndWithOthersAgainOnceItIsRead()
+    public void SuspectLookup_RunsOnlyWithEqualsUntilItSucceeds()
     {
         var queue = Queue();
         var (caller, other, agent) = (Organization(), Organization(), Guid.NewGuid());
@@ -199,7 +199,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void LookupThatBecomesASuspectWhileItWaits_IsTakenOut()
+    public void QueuedLookupThatBecomesSuspect_LeavesTheSharedBatch()
     {
         var queue = Queue();
         var requests = Add(queue, Organization(), [1, 1]);
@@ -210,7 +210,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void ListThatFailedAlone_IsSuspectForItsCallerOnly()
+    public void FailedList_IsSuspectForItsCallerOnly()
     {
         var (caller, other, agents) = (Organization(), Organization(), new[] { Guid.NewGuid(), Guid.NewGuid() });
         _quarantine.Add(new(agents, caller));
@@ -220,7 +220,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void CallerInQuestion_SharesWithNoOther_UntilItIsNoMore()
+    public void QuestionedCaller_SharesNoBatchUntilQuestioningEnds()
     {
         var queue = Queue();
         var caller = Organization();
@@ -239,7 +239,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void CallerOfWhomThreeRequestsFailed_IsSuspectAsAWhole_ForSeconds()
+    public void CallerWithThreeFailedRequests_IsSuspectForTenSeconds()
     {
         var clock = new ManualClock();
         var quarantine = new LookupQuarantine(clock);
@@ -258,7 +258,7 @@ public sealed class LookupQueueTests
         Assert.False(quarantine.ContainsCaller(new(caller)));
     }
 
-    // More statements at once than a test takes, where it says nothing else.
+    // By default more concurrent statements than any test takes.
     private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _quarantine, clock ?? TimeProvider.System);
 
     private static Caller Organization() => Caller.OfOrganization(Guid.NewGuid());

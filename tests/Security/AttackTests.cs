@@ -8,11 +8,10 @@ using Microsoft.IdentityModel.Tokens;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>What an attacker would send in place of a token, to a service that trusts a key, an authority, or both.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targets) : IClassFixture<AttackTests.Targets>
+/// <summary>Forged and misplaced tokens, sent to services that trust a configured key, an authority, or both.</summary>
+public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targets) : IClassFixture<ServiceFixture>, IClassFixture<AttackTests.Targets>
 {
-    /// <summary>As long as a token may be in a head of 32 KB, with room for what the other parts and base64 add.</summary>
+    /// <summary>The longest token that fits into 32 KB of headers, with room for its other parts and base64.</summary>
     private const int Longest = 30 * 1024;
 
     private static readonly Guid s_org = Guid.NewGuid();
@@ -20,7 +19,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
     private static readonly byte[] s_curveOrder =
         Convert.FromHexString("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551");
 
-    // Each makes a whole token for a target.
+    // Each creates a complete token for a target.
     private static readonly Dictionary<string, Func<Target, string>> s_tokens = new()
     {
         ["alg none"] = target => Unsigned("""{"alg":"none","typ":"JWT"}""", target.Payload()),
@@ -148,7 +147,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
         ["30 KB of signature"] = target => With(target.Valid, 2, _ => new byte[Longest * 2 / 3]),
     };
 
-    // Each puts a token where none belongs, or more than one where one does.
+    // Each puts a token where none belongs, or more than one where only one is allowed.
     private static readonly Dictionary<string, Func<string, string>> s_heads = new()
     {
         ["two Authorization headers, both valid"] = token => $"Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n",
@@ -176,12 +175,12 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
 
     [Theory]
     [MemberData(nameof(Attacks))]
-    public async Task AnAttackIsRefused_AndNothingIsFetchedForIt(string attack)
+    public async Task ForgedOrMisplacedToken_Returns401WithoutFetchingAnything(string attack)
     {
         var agent = await fixture.Tables.AddAgentAsync(s_org);
         foreach (var target in await targets.AllAsync(fixture))
         {
-            // Where valid tokens are remembered, one like it is.
+            // Where valid tokens are cached, a similar one is in the cache.
             Assert.Equal(200, (await SendAsync(target, agent, $"Authorization: Bearer {target.Valid}\r\n")).Status);
             var head = s_tokens.TryGetValue(attack, out var token) ? $"Authorization: Bearer {token(target)}\r\n" : s_heads[attack](target.Valid);
 
@@ -195,7 +194,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
     }
 
     [Fact]
-    public async Task WithoutAnAttackEveryTargetAnswers()
+    public async Task ValidToken_IsAcceptedByEveryTarget()
     {
         var agent = await fixture.Tables.AddAgentAsync(s_org);
         foreach (var target in await targets.AllAsync(fixture))
@@ -242,7 +241,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
 
     private static string Encrypt(string token, EncryptingCredentials credentials) => new JsonWebTokenHandler().EncryptToken(token, credentials);
 
-    /// <summary>A service and how it would be sent a valid token.</summary>
+    /// <summary>A service and how valid tokens for it are signed.</summary>
     internal sealed record Target(
         string Name, TestService Service, string Issuer, string Algorithm, string Kid, Func<byte[], byte[]> Signer,
         TestAuthority Authority, TestAuthority Attacker, RSA RotatedOut)
@@ -295,7 +294,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
         private TestAuthority _attacker = null!;
         private IReadOnlyList<Target>? _all;
 
-        public async Task InitializeAsync()
+        public async ValueTask InitializeAsync()
         {
             _authority = await TestAuthority.StartAsync();
             _attacker = await TestAuthority.StartAsync();
@@ -317,17 +316,17 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
 
             _authority.Keys.Add(TestAuthority.Jwk("old", _rotatedOut));
             var all = new List<Target>();
-            foreach (var remembers in new[] { true, false })
+            foreach (var useCache in new[] { true, false })
             {
                 async Task<TestService> StartAsync(Dictionary<string, string?> settings) =>
-                    await TestService.StartAsync(database, new(settings) { ["CalcomAccounts:TokenCache"] = $"{remembers}" });
+                    await TestService.StartAsync(database, new(settings) { ["CalcomAccounts:TokenCache"] = $"{useCache}" });
                 var (ofKey, ofAuthority, ofBoth) = (await StartAsync([]), await StartAsync(TestAuthority.Settings(_authority.Issuer)), await StartAsync(trustsBoth));
                 all.AddRange(
                 [
-                    ByKey($"its key, trusting a key, remembering {remembers}", ofKey),
-                    ByAuthority($"its authority, trusting one, remembering {remembers}", ofAuthority),
-                    ByKey($"its key, trusting an authority too, remembering {remembers}", ofBoth),
-                    ByAuthority($"its authority, trusting a key too, remembering {remembers}", ofBoth),
+                    ByKey($"its key, trusting a key, token cache {useCache}", ofKey),
+                    ByAuthority($"its authority, trusting one, token cache {useCache}", ofAuthority),
+                    ByKey($"its key, trusting an authority too, token cache {useCache}", ofBoth),
+                    ByAuthority($"its authority, trusting a key too, token cache {useCache}", ofBoth),
                 ]);
             }
 
@@ -336,7 +335,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
             return _all;
         }
 
-        public async Task DisposeAsync()
+        public async ValueTask DisposeAsync()
         {
             foreach (var service in (_all ?? []).Select(target => target.Service).Distinct())
             {
@@ -354,7 +353,7 @@ public sealed class AttackTests(ServiceFixture fixture, AttackTests.Targets targ
         private Target ByAuthority(string name, TestService service) => new(
             name, service, _authority.Issuer, "RS256", "rsa", data => TestAuthority.SignRs256(_authority.Rsa, data), _authority, _attacker, _rotatedOut);
 
-        // The old key was accepted, then withdrawn, and a token with an unknown one has made each service look again.
+        // The old key is accepted, then withdrawn; a token with an unknown key makes each service fetch the keys again.
         private async Task RotateAsync(params TestService[] services)
         {
             Task<Answer> AskAsync(TestService service, string kid, RSA key) => service.GetAccountAsync(

@@ -6,9 +6,8 @@ using System.Text.Json;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>Keys from an OpenID Connect authority: its asymmetric algorithms and nothing else, and its keys as they are now.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
+/// <summary>Signing keys from an OpenID Connect authority: only asymmetric algorithms are accepted, and key rotation is followed.</summary>
+public sealed class AuthorityTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime
 {
     private static readonly Guid s_org = Guid.NewGuid();
 
@@ -17,14 +16,14 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     private TestService _service = null!;
     private Guid _agent;
 
-    public async Task InitializeAsync()
+    public async ValueTask InitializeAsync()
     {
         _authority = await TestAuthority.StartAsync();
         _agent = await fixture.Tables.AddAgentAsync(s_org);
         _service = await StartServiceAsync(_authority.Issuer);
     }
 
-    public async Task DisposeAsync()
+    public async ValueTask DisposeAsync()
     {
         await _service.DisposeAsync();
         await _authority.DisposeAsync();
@@ -32,21 +31,21 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task TheAuthoritysKeysAreAccepted()
+    public async Task RsaAndEcKeysOfTheAuthority_AreAccepted()
     {
         Assert.Equal(200, await StatusAsync(Rs256("rsa", _authority.Rsa)));
         Assert.Equal(200, await StatusAsync(Token("ES256", "ec", data => _authority.Ec.SignData(data, HashAlgorithmName.SHA256))));
     }
 
     [Fact]
-    public async Task AnotherIssuerOrKeyIsRefused()
+    public async Task OtherIssuerOrKey_Returns401()
     {
         Assert.Equal(401, await StatusAsync(Rs256("rsa", _nextRsa)));
         Assert.Equal(401, await StatusAsync(Rs256("rsa", _authority.Rsa, issuer: "https://other.example")));
     }
 
     [Fact]
-    public async Task ASymmetricKeyThatTheAuthorityPublishesIsNotAccepted()
+    public async Task SymmetricKeyPublishedByTheAuthority_Returns401()
     {
         var secret = RandomNumberGenerator.GetBytes(32);
         _authority.Keys.Add(new { kty = "oct", kid = "oct", k = TestAuthority.Encode(secret) });
@@ -55,7 +54,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task WhatAnAuthoritySaysOfItsKeysIsNotSaidOfAConfiguredOne()
+    public async Task AlgorithmOfAuthorityKey_DoesNotRestrictTheConfiguredKey()
     {
         var settings = TestAuthority.Settings(_authority.Issuer);
         settings["Authentication:Schemes:Bearer:ValidIssuer"] = Tokens.Issuer;
@@ -64,7 +63,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, settings);
         _authority.Keys.Clear();
 
-        // Without a kid, as the configured one.
+        // Without a kid, like the configured key.
         var rsa = _authority.Rsa.ExportParameters(includePrivateParameters: false);
         _authority.Keys.Add(new { kty = "RSA", alg = "RS256", n = TestAuthority.Encode(rsa.Modulus!), e = TestAuthority.Encode(rsa.Exponent!) });
 
@@ -74,7 +73,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     [Theory]
     [InlineData("true")]
     [InlineData("false")]
-    public async Task ANewKeyWorksAndAWithdrawnOneStops_WithoutARestart(string tokenCache)
+    public async Task KeyRotation_IsPickedUpWithoutRestart(string tokenCache)
     {
         await using var service = await TestService.StartAsync(
             fixture.Tables.ServiceConnectionString, new(TestAuthority.Settings(_authority.Issuer)) { ["CalcomAccounts:TokenCache"] = tokenCache });
@@ -88,7 +87,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task WithoutTheAuthoritysKeysATokenIsNotRefusedButTheRequestFails_WithinFiveSeconds()
+    public async Task AuthorityUnreachable_Returns500WithinFiveSecondsAndRecovers()
     {
         using var silent = new TcpListener(IPAddress.Loopback, 0);
         silent.Start();
@@ -103,7 +102,7 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IAsyncLifetime
         Assert.Equal(401, (await service.GetAccountAsync(_agent, token: null)).Status);
         Assert.InRange(Stopwatch.GetElapsedTime(started).TotalSeconds, 0, 1);
 
-        // Where no token is asked for, none is judged.
+        // Endpoints that need no token do not validate one.
         foreach (var (method, path, status) in new[]
         {
             ("GET", "/health/live", 200), ("GET", "/health/ready", 503), ("GET", "/swagger/v1/swagger.json", 200), ("GET", "/nowhere", 404),

@@ -3,8 +3,7 @@ using Microsoft.Extensions.Logging;
 namespace CalcomAccounts.Tests.Security;
 
 /// <summary>docs/security.md: claims as providers write them, and what a token must have besides.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class ClaimsTests(ServiceFixture fixture) : IAsyncLifetime
+public sealed class ClaimsTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime
 {
     private static readonly Guid s_org = Guid.NewGuid();
     private readonly Guid _otherOrg = Guid.NewGuid();
@@ -12,7 +11,7 @@ public sealed class ClaimsTests(ServiceFixture fixture) : IAsyncLifetime
     private Guid _agent;
     private Guid _membersAgent;
 
-    public async Task InitializeAsync()
+    public async ValueTask InitializeAsync()
     {
         _agent = await fixture.Tables.AddAgentAsync(s_org);
         _membersAgent = await fixture.Tables.AddAgentAsync(_otherOrg);
@@ -20,7 +19,7 @@ public sealed class ClaimsTests(ServiceFixture fixture) : IAsyncLifetime
         await fixture.Tables.AddMemberAsync(_otherOrg, "object id");
     }
 
-    public Task DisposeAsync() => Task.CompletedTask;
+    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
 
     [Theory]
     [InlineData("https://platform.example/org_id", """{"https://platform.example/org_id":"$ORG"}""", 200)]

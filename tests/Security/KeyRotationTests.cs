@@ -7,8 +7,7 @@ using Microsoft.Extensions.Logging;
 namespace CalcomAccounts.Tests.Security;
 
 /// <summary>docs/security.md: keys that an authority rotates, withdraws or can't be asked for.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class KeyRotationTests(ServiceFixture fixture) : IAsyncLifetime, IDisposable
+public sealed class KeyRotationTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime, IDisposable
 {
     private static readonly Guid s_org = Guid.NewGuid();
 
@@ -23,7 +22,7 @@ public sealed class KeyRotationTests(ServiceFixture fixture) : IAsyncLifetime, I
 
     private string Next => Token(_authority, "next", _nextRsa);
 
-    public async Task InitializeAsync()
+    public async ValueTask InitializeAsync()
     {
         _authority = await TestAuthority.StartAsync();
         _agent = await fixture.Tables.AddAgentAsync(s_org);
@@ -31,10 +30,11 @@ public sealed class KeyRotationTests(ServiceFixture fixture) : IAsyncLifetime, I
         await BecomesReadyAsync();
     }
 
-    public async Task DisposeAsync()
+    public async ValueTask DisposeAsync()
     {
         await _service.DisposeAsync();
         await _authority.DisposeAsync();
+        Dispose();
     }
 
     public void Dispose()

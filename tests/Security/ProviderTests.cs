@@ -1,8 +1,7 @@
 namespace CalcomAccounts.Tests.Security;
 
 /// <summary>docs/security.md: the settings for each identity provider, with tokens of its shape.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class ProviderTests(ServiceFixture fixture)
+public sealed class ProviderTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     // The name of the provider's host in its settings; a token's header and claims; what another token of the provider lacks.
     [Theory]

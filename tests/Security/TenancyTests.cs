@@ -3,7 +3,7 @@ using CalcomAccounts.Application;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>docs/account-resolution.md: every claim with every query and every membership.</summary>
+/// <summary>docs/account-resolution.md: every combination of organization claim, query and membership.</summary>
 public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string NotFound = """{"success":false,"message":"Agent not found","code":"NOT_FOUND"}""";
@@ -75,7 +75,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
 
     [Theory]
     [MemberData(nameof(EveryCaller))]
-    public async Task WhoMaySeeAnAgent(Claim claim, OrgId orgId, Subject subject)
+    public async Task EveryClaimQueryAndMembership_GivesTheDocumentedAccess(Claim claim, OrgId orgId, Subject subject)
     {
         var agent = await fixture.Tables.AddAgentAsync(_own);
         var deleted = await fixture.Tables.AddAgentAsync(_own, deleted: true);
@@ -103,7 +103,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
             Assert.Contains("org_id", answer.Body, StringComparison.Ordinal);
         }
 
-        // Why, and many, are seen by exactly those who see the account.
+        // The explanation and the list are visible to exactly those who see the account.
         var explained = await fixture.Service.ExplainAccountAsync(agent, token, Query(orgId));
         Assert.Equal((expected, expected is 200 ? explained.Body : answer.Body), (explained.Status, explained.Body));
 
@@ -122,7 +122,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
     }
 
     [Fact]
-    public async Task AnAgentThatDoesNotExistIsNotFound()
+    public async Task UnknownAgent_Returns404()
     {
         var answer = await fixture.Service.GetAccountAsync(Guid.NewGuid(), Tokens.OfOrganization(_own));
 
@@ -130,7 +130,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
     }
 
     [Fact]
-    public async Task AMemberOfManyOrganizationsReachesEachOfThem()
+    public async Task MemberOfManyOrganizations_SeesAgentsOfEach()
     {
         var agent = await fixture.Tables.AddAgentAsync(_own);
         for (var i = 0; i < 20; i++)
@@ -145,7 +145,7 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
     }
 
     [Fact]
-    public async Task AMembershipThatEndsEndsTheReach()
+    public async Task EndedMembership_Returns404()
     {
         var agent = await fixture.Tables.AddAgentAsync(_own);
         await fixture.Tables.AddMemberAsync(_own, _subject);
@@ -156,14 +156,14 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
     }
 
     [Fact]
-    public void ACallerNeverReachesMoreByNamingAnOrganization()
+    public void NarrowedCaller_NeverGainsAccess()
     {
         Assert.Equal(Caller.OfOrganization(_own), Caller.OfOrganization(_own).NarrowedTo(_other));
         Assert.Equal((_other, _subject), (Caller.OfSubject(_subject).NarrowedTo(_other).OrgId, Caller.OfSubject(_subject).NarrowedTo(_other).Subject));
         Assert.Throws<ArgumentException>(() => Caller.OfSubject(""));
     }
 
-    // Written from docs/account-resolution.md, case by case.
+    // The expected status, as docs/account-resolution.md defines it.
     private static int Expected(Claim claim, OrgId orgId, Subject subject)
     {
         switch (claim)

@@ -7,9 +7,8 @@ using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>What is remembered of a valid token, for how long, and that nothing else is.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class TokenCacheTests(ServiceFixture fixture)
+/// <summary>How long valid tokens are cached, and that nothing else is.</summary>
+public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly ClaimsPrincipal s_user = CallerClaims.ToPrincipal(Caller.OfSubject("somebody"));
     private static readonly TrustedIssuer s_issuer = TrustedIssuer.ReadAll(
@@ -26,8 +25,8 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData(3600, 59.9, true)]
     [InlineData(3600, 60.1, false)]
     [InlineData(0, 0, false)]
-    [InlineData(-5, 0, false)] // Within the clock skew, and so valid.
-    public void ATokenIsRememberedUntilItExpires_ForAMinuteAtMost(double expiresIn, double after, bool remembered)
+    [InlineData(-5, 0, false)] // Valid because of the clock skew.
+    public void CachedToken_ExpiresWithTheTokenOrAfterAMinute(double expiresIn, double after, bool remembered)
     {
         using var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddSeconds(expiresIn));
@@ -42,7 +41,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData("toke")]
     [InlineData("token ")]
     [InlineData("")]
-    public void AnotherTokenIsNotFound(string other)
+    public void OtherToken_IsNotFound(string other)
     {
         using var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
@@ -63,7 +62,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public void TenThousandAreRememberedAtMost()
+    public void Cache_HoldsAtMostTenThousandTokens()
     {
         using var cache = new TokenCache(_clock);
         for (var i = 0; i < 12_000; i++)
@@ -78,7 +77,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     [InlineData(null, 1)]
     [InlineData("true", 1)]
     [InlineData("false", 3)]
-    public async Task AValidTokenIsValidatedOnce_UnlessThatIsSwitchedOff_AndARefusedOneEachTime(string? setting, int validations)
+    public async Task ValidToken_IsValidatedOnceUnlessCacheIsOffAndInvalidTokenEachTime(string? setting, int validations)
     {
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:TokenCache"] = setting });
         var rules = service.Services.GetRequiredService<IReadOnlyList<TrustedIssuer>>()[0].KeySet.Rules;
@@ -106,7 +105,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task EachTokenIsItsOwnCallersAlone()
+    public async Task CachedTokens_DoNotMixUpCallers()
     {
         var (org, otherOrg) = (Guid.NewGuid(), Guid.NewGuid());
         var agent = await fixture.Tables.AddAgentAsync(org);

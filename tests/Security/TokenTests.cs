@@ -2,9 +2,8 @@ using System.Security.Cryptography;
 
 namespace CalcomAccounts.Tests.Security;
 
-/// <summary>Which tokens are accepted, and what the refused ones are told.</summary>
-[Collection(ServiceFixture.Name)]
-public sealed class TokenTests(ServiceFixture fixture)
+/// <summary>Which tokens are accepted, and the response to all others.</summary>
+public sealed class TokenTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private const string Header = """{"alg":"HS256","typ":"JWT"}""";
     private static readonly Guid s_org = Guid.NewGuid();
@@ -39,7 +38,7 @@ public sealed class TokenTests(ServiceFixture fixture)
 
     [Theory]
     [MemberData(nameof(Accepted))]
-    public async Task AnAcceptedToken(string token)
+    public async Task AcceptableToken_Returns200(string token)
     {
         var agent = await fixture.Tables.AddAgentAsync(s_org);
 
@@ -48,7 +47,7 @@ public sealed class TokenTests(ServiceFixture fixture)
 
     [Theory]
     [MemberData(nameof(Refused))]
-    public async Task ARefusedToken(string token)
+    public async Task InvalidToken_Returns401(string token)
     {
         var agent = await fixture.Tables.AddAgentAsync(s_org);
 
@@ -66,7 +65,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     [InlineData("X-Api-Key", "{0}")]
     [InlineData("Proxy-Authorization", "Bearer {0}")]
     [InlineData("Cookie", "access_token={0}; Authorization=Bearer {0}")]
-    public async Task NoTokenWhereATokenBelongs(string header, string? value)
+    public async Task MissingOrMisplacedToken_Returns401(string header, string? value)
     {
         var token = Tokens.OfOrganization(s_org);
 
@@ -76,7 +75,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     [Theory]
     [InlineData("?access_token={0}")]
     [InlineData("?token={0}&authorization=Bearer%20{0}")]
-    public async Task ATokenInTheQueryIsNotSeen(string query)
+    public async Task TokenInTheQuery_Returns401(string query)
     {
         var target = TestService.AccountPath(Guid.NewGuid().ToString()) + query.Replace("{0}", Tokens.OfOrganization(s_org), StringComparison.Ordinal);
 
@@ -87,7 +86,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     [InlineData("bearer")]
     [InlineData("BEARER")]
     [InlineData("beArer")]
-    public async Task TheSchemeIsBearerInAnyLetterCase(string scheme)
+    public async Task BearerScheme_InAnyCase_IsAccepted(string scheme)
     {
         var answer = await SendAsync(("Authorization", $"{scheme} {Tokens.OfOrganization(s_org)}"));
 
@@ -95,7 +94,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task ASubjectThatPostgresCanNotHoldIsAMemberOfNothing()
+    public async Task SubjectWithNulCharacter_Returns404()
     {
         var agent = await fixture.Tables.AddAgentAsync(s_org);
 
@@ -103,7 +102,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task TheOrganizationClaimCanBeNamed()
+    public async Task ConfiguredOrganizationClaim_IsUsed()
     {
         await using var service = await TestService.StartAsync(
             fixture.Tables.ServiceConnectionString, new() { ["CalcomAccounts:OrganizationClaim"] = "https://platform.example/org" });
@@ -114,7 +113,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task AKeySignsForItsOwnIssuerOnly()
+    public async Task SigningKey_IsAcceptedOnlyForItsIssuer()
     {
         const string Second = "https://second.example";
         var secondKey = RandomNumberGenerator.GetBytes(64);
@@ -134,7 +133,7 @@ public sealed class TokenTests(ServiceFixture fixture)
     }
 
     [Fact]
-    public async Task TwoKeysOfOneIssuerAreBothAccepted_SoThatAKeyCanBeReplaced()
+    public async Task TwoKeysOfOneIssuer_AreBothAccepted()
     {
         var next = RandomNumberGenerator.GetBytes(32);
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString, new()

@@ -3,7 +3,7 @@ namespace CalcomAccounts.Tests.Support;
 /// <summary>docs/account-resolution.md: the stored states of an account.</summary>
 internal static class AccountStates
 {
-    /// <summary>What connected means, as a table: has a key, status as stored, connected, status as returned.</summary>
+    /// <summary>Has an API key, stored status, whether it counts as connected, returned status.</summary>
     public static (bool HasApiKey, string? Status, bool Connected, string Returned)[] All { get; } =
     [
         (true, "active", true, "active"),

@@ -2,7 +2,7 @@ using System.Text.RegularExpressions;
 
 namespace CalcomAccounts.Tests.Support;
 
-/// <summary>The fenced blocks and the tables of README.md and docs/, so that what they show is run as it stands there.</summary>
+/// <summary>Reads the fenced blocks and tables of README.md and docs/, so that tests run what they show.</summary>
 internal static partial class Docs
 {
     /// <summary>README.md and every page under docs/, relative to the repository.</summary>
@@ -27,7 +27,7 @@ internal static partial class Docs
         return [.. table.Value.TrimEnd('\n').Split('\n').Skip(2).Select(row => row[2..^2].Replace("`", "", StringComparison.Ordinal).Split(" | "))];
     }
 
-    /// <summary>What the connection string for this host in docs/scaling.md sets, between the host and the database.</summary>
+    /// <summary>The options in the connection string for this host in docs/scaling.md.</summary>
     public static string ConnectionOptions(string host) =>
         Regex.Match(Block("docs/scaling.md", "sh", $"Host={host};"), "Host=[^;]+;(.+?);Database=platform").Groups[1].Value;
 

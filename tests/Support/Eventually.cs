@@ -2,7 +2,7 @@ using System.Diagnostics;
 
 namespace CalcomAccounts.Tests.Support;
 
-/// <summary>Waits for what comes in a while.</summary>
+/// <summary>Polls for a condition.</summary>
 internal static class Eventually
 {
     /// <summary>Fails when the condition does not hold within the timeout.</summary>

@@ -3,7 +3,7 @@ using System.Runtime.CompilerServices;
 
 namespace CalcomAccounts.Tests.Support;
 
-/// <summary>The environment of these tests and of what they start: without what the shell has set for a service of its own.</summary>
+/// <summary>Removes settings of the service from the environment, so that the shell can not affect the tests.</summary>
 internal static class TestEnvironment
 {
     private static readonly string[] s_settings =

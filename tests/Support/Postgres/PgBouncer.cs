@@ -4,7 +4,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>A PgBouncer in transaction mode, on a port of its own, in front of one server.</summary>
+/// <summary>A PgBouncer in transaction mode in front of one server.</summary>
 internal sealed class PgBouncer : IDisposable
 {
     public const string Program = "/usr/sbin/pgbouncer";
@@ -16,14 +16,14 @@ internal sealed class PgBouncer : IDisposable
 
     public int Port { get; }
 
-    /// <param name="server">Whom it lets in, and where to.</param>
-    /// <param name="sessions">How many sessions of the server all of its clients share.</param>
-    /// <param name="setting">One more of its settings.</param>
+    /// <param name="server">The server and the login.</param>
+    /// <param name="sessions">The number of server sessions that all clients share.</param>
+    /// <param name="setting">One more setting.</param>
     public static async Task<PgBouncer> StartAsync(NpgsqlConnectionStringBuilder server, int sessions, string setting)
     {
         var port = PostgresServer.FreePort();
 
-        // It does not run as root, and the server's socket may be its user's alone.
+        // PgBouncer does not run as root, and only the server's user may be allowed to use its socket.
         var asUser = PostgresLocator.ThisMachine.UnprivilegedCommandPrefix();
         var folder = Directory.CreateDirectory(Path.Combine(Path.GetTempPath(), $"calcom-accounts-pgbouncer-{port}")).FullName;
         await File.WriteAllTextAsync($"{folder}/users", $"\"{server.Username}\" \"{server.Password}\"\n");

@@ -3,7 +3,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>A primary and two standbys that stream from it, side by side on the machine of a server that they end with.</summary>
+/// <summary>A primary and two streaming standbys on the machine of another server, with which they are removed.</summary>
 internal sealed class PostgresCluster : IAsyncDisposable
 {
     private const string Password = "only-in-tests";
@@ -23,7 +23,7 @@ internal sealed class PostgresCluster : IAsyncDisposable
 
     public static int[] All { get; } = [Primary, .. Standbys];
 
-    /// <summary>What they listen on where they have a machine of their own.</summary>
+    /// <summary>The ports inside a container.</summary>
     public static int[] Ports { get; } = [5433, 5434, 5435];
 
     public static async Task<PostgresCluster> StartAsync()
@@ -37,28 +37,28 @@ internal sealed class PostgresCluster : IAsyncDisposable
         return cluster;
     }
 
-    /// <summary>Connects to one of them as the superuser.</summary>
+    /// <summary>The connection string of the superuser for one of the servers.</summary>
     public string this[int server] => _servers[server].ConnectionString;
 
-    /// <summary>What the service is given to reach all of them, as docs/scaling.md has it.</summary>
+    /// <summary>The value of Host in the connection string of the service, as in docs/scaling.md.</summary>
     public string Hosts => string.Join(',', _servers.Select(server => new NpgsqlConnectionStringBuilder(server.ConnectionString)).Select(server => $"{server.Host}:{server.Port}"));
 
-    /// <summary>Every process of it, at once, and nothing is said to anybody.</summary>
+    /// <summary>Kills every process of the server at once.</summary>
     public Task KillAsync(int server) => SignalAsync("KILL", server);
 
-    /// <summary>Stops every process of it where it stands.</summary>
+    /// <summary>Suspends every process of the server.</summary>
     public Task FreezeAsync(int server) => SignalAsync("STOP", server);
 
     public Task ThawAsync(int server) => SignalAsync("CONT", server);
 
-    /// <summary>Unless it runs.</summary>
+    /// <summary>Starts the server unless it runs.</summary>
     public Task StartAgainAsync(int server) => _machine.RunAsync($"""
         pg_isready --quiet --host 127.0.0.1 --port {_servers[server].Port} && exit
         rm -f '{_servers[server].Folder}/postmaster.pid'
         {Start(_servers[server].Folder)}
         """);
 
-    /// <summary>Whether all that the primary has written so far can be read from a standby.</summary>
+    /// <summary>Whether the standby has replayed all that the primary has written so far.</summary>
     public async Task<bool> HasCaughtUpAsync(int standby)
     {
         await using var primary = new NpgsqlConnection($"{_servers[Primary].ConnectionString};Pooling=false");
@@ -69,7 +69,7 @@ internal sealed class PostgresCluster : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        // One that a test has killed is gone already.
+        // A test may have killed some of them.
         await _machine.RunAsync(string.Join('\n', _servers.Select(server => $"pg_ctl stop --silent --mode immediate --pgdata '{server.Folder}' || :")));
         await _machine.DisposeAsync();
     }
@@ -97,11 +97,11 @@ internal sealed class PostgresCluster : IAsyncDisposable
 
     private static string Start(string folder) => $"pg_ctl start --silent --wait --pgdata '{folder}' --log '{folder}.log'";
 
-    // While the first of them stands still, none of the others can come or go.
+    // While the postmaster is suspended, no other process of the server starts or ends.
     private Task SignalAsync(string signal, int server) => _machine.RunAsync($"""
         read process < '{_servers[server].Folder}/postmaster.pid'
         kill -STOP $process
-        until grep -q '^State:.T' /proc/$process/status; do :; done
+        until grep -q '^State:.T' /proc/$process/status; do sleep 0.01; done
         kill -{signal} $(cat /proc/$process/task/$process/children) $process
         """);
 }

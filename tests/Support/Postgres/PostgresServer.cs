@@ -10,17 +10,17 @@ using Testcontainers.PostgreSql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>The one PostgreSQL of a test run: a container where a Docker engine answers, else this machine's programs.</summary>
+/// <summary>A PostgreSQL server: a container if a Docker engine answers, otherwise the programs of this machine.</summary>
 internal sealed class PostgresServer : IAsyncDisposable
 {
-    private static readonly SemaphoreSlim s_sharing = new(1);
-    private static PostgresServer? s_shared;
-    private static int s_sharers;
-
     private readonly IAsyncDisposable _server;
+    private readonly Lazy<Task<string>> _migratedTemplate;
 
-    private PostgresServer(IAsyncDisposable server, string connectionString, string description) =>
+    private PostgresServer(IAsyncDisposable server, string connectionString, string description)
+    {
         (_server, ConnectionString, Description) = (server, connectionString, description);
+        _migratedTemplate = new(() => TestDatabase.CreateMigratedTemplateAsync(this));
+    }
 
     /// <summary>Connects as the superuser.</summary>
     public string ConnectionString { get; }
@@ -29,45 +29,7 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     public bool IsTestcontainers => _server is PostgreSqlContainer;
 
-    /// <summary>The server that all collections of tests share: started for the first of them, gone with the last.</summary>
-    public static async Task<PostgresServer> ShareAsync(Action<PostgresServer> whenStarted)
-    {
-        await s_sharing.WaitAsync();
-        try
-        {
-            if (s_shared is null)
-            {
-                s_shared = await StartAsync();
-                whenStarted(s_shared);
-            }
-
-            s_sharers++;
-            return s_shared;
-        }
-        finally
-        {
-            s_sharing.Release();
-        }
-    }
-
-    public static async Task ReturnAsync()
-    {
-        await s_sharing.WaitAsync();
-        try
-        {
-            if (--s_sharers is 0)
-            {
-                await s_shared!.DisposeAsync();
-                s_shared = null;
-            }
-        }
-        finally
-        {
-            s_sharing.Release();
-        }
-    }
-
-    /// <summary>A server that nobody shares. In a container, its ports stay the same when it is started again.</summary>
+    /// <summary>Starts a server. The ports of a container stay the same when it is restarted.</summary>
     public static async Task<PostgresServer> StartAsync()
     {
         var (container, whyNot) = await TryStartContainerAsync();
@@ -83,28 +45,35 @@ internal sealed class PostgresServer : IAsyncDisposable
     /// <summary>The connection string of a new, empty database.</summary>
     public Task<string> CreateDatabaseAsync() => CreateDatabaseAsync(ConnectionString);
 
-    public static async Task<string> CreateDatabaseAsync(string superuserConnectionString)
+    /// <summary>The connection string of a new database with the service's tables: a copy of one that was migrated, which takes less time than a migration.</summary>
+    public async Task<string> CreateMigratedDatabaseAsync() => await CreateDatabaseAsync(ConnectionString, await _migratedTemplate.Value);
+
+    public static async Task<string> CreateDatabaseAsync(string superuserConnectionString, string template = "template1")
     {
         var name = $"test_{Guid.NewGuid():N}";
-        await using var dataSource = NpgsqlDataSource.Create(superuserConnectionString);
-        await using var command = dataSource.CreateCommand($"create database {name}");
+        await using var connection = new NpgsqlConnection(superuserConnectionString);
+        await connection.OpenAsync();
+
+        // Copying files takes half the time of the default; PostgreSQL 14 has no such option.
+        var strategy = connection.PostgreSqlVersion.Major < 15 ? "" : " strategy file_copy";
+        await using var command = new NpgsqlCommand($"create database {name} template {template}{strategy}", connection);
         await command.ExecuteNonQueryAsync();
         return new NpgsqlConnectionStringBuilder(superuserConnectionString) { Database = name }.ConnectionString;
     }
 
-    /// <summary>Stops every process of the server where it stands: connections stay, and nothing answers.</summary>
+    /// <summary>Suspends every process of the server: connections stay open, but nothing answers.</summary>
     public Task FreezeAsync() => _server is PostgreSqlContainer container ? container.PauseAsync() : SignalAsync("STOP");
 
     public Task ThawAsync() => _server is PostgreSqlContainer container ? container.UnpauseAsync() : SignalAsync("CONT");
 
     public ValueTask DisposeAsync() => _server.DisposeAsync();
 
-    /// <summary>Ends every session and the server itself.</summary>
+    /// <summary>Terminates every session and the server.</summary>
     public async Task StopAsync()
     {
         if (_server is PostgreSqlContainer container)
         {
-            // What Docker itself would send asks PostgreSQL to wait for its clients.
+            // Docker would send a signal on which PostgreSQL waits for its clients.
             await container.ExecAsync(["sh", "-c", "kill -INT 1"]);
             await container.StopAsync();
             return;
@@ -124,7 +93,7 @@ internal sealed class PostgresServer : IAsyncDisposable
             await RunAsync($"pg_ctl start --silent --wait --pgdata '{Data}' --log '{Data}/log'");
         }
 
-        // The tests' own; the service's pool is its own affair.
+        // Only the pools of the tests; the service has to recover by itself.
         NpgsqlConnection.ClearAllPools();
     }
 
@@ -132,7 +101,7 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     private int Postmaster => int.Parse(File.ReadLines($"{Data}/postmaster.pid").First(), CultureInfo.InvariantCulture);
 
-    /// <summary>Where a port that a server is given on this one's machine can be reached from here, and where it has to listen.</summary>
+    /// <summary>Where another server on the same machine has to listen, and on which port it is reached from here.</summary>
     public (string Listen, int Listening, int Reached) Port(int port)
     {
         if (_server is PostgreSqlContainer container)
@@ -144,13 +113,13 @@ internal sealed class PostgresServer : IAsyncDisposable
         return ("127.0.0.1", free, free);
     }
 
-    /// <summary>A folder on the server's machine, which is gone with it.</summary>
+    /// <summary>A folder on the machine of the server, deleted with the server.</summary>
     public string Folder => _server is PostgreSqlContainer ? "/tmp" : Data;
 
-    /// <summary>Lets every user of this machine connect, as to a container: the folder of its socket is the server's own.</summary>
+    /// <summary>Lets every user of this machine connect, as with a container; by default only the server's user may enter the folder of the socket.</summary>
     public Task OpenToAllUsersAsync() => _server is PostgreSqlContainer ? Task.CompletedTask : RunAsync($"chmod o+x '{Data}'");
 
-    /// <summary>Runs a script on the server's machine, as the user that it runs as, with its programs on the path.</summary>
+    /// <summary>Runs a script on the machine of the server as the server's user, with its programs on the path.</summary>
     public async Task RunAsync(string script)
     {
         if (_server is PostgreSqlContainer container)
@@ -174,7 +143,7 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     private Task SignalAsync(string signal)
     {
-        // First of all the one that starts the others.
+        // The postmaster first, as it starts the others.
         var postmaster = Postmaster;
         ServiceProcess.Signal(signal, postmaster);
         foreach (var process in ServiceProcess.ChildrenOf(postmaster))
@@ -200,7 +169,7 @@ internal sealed class PostgresServer : IAsyncDisposable
         }
         catch (Exception exception) when (exception is DockerUnavailableException or DockerApiException)
         {
-            // A laptop without Docker, or without the image, tests on PostgreSQL's programs; CI does not let that pass.
+            // Without Docker or the image, tests use the installed programs; in CI a test fails for that.
             return (null, exception.Message.Split('\n')[0].Trim());
         }
     }

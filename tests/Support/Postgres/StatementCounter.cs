@@ -3,10 +3,11 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>Counts the statements that this process executes in a database from now on, or those that hold a text, but for probes.</summary>
+/// <summary>Counts the statements that this process executes in a database from now on, except probes; optionally only those that contain a text.</summary>
 internal sealed class StatementCounter : IDisposable
 {
     private readonly ActivityListener _listener;
+    private readonly DateTime _created = DateTime.UtcNow;
     private int _count;
 
     public StatementCounter(TestDatabase database, string text = "")
@@ -18,7 +19,8 @@ internal sealed class StatementCounter : IDisposable
             Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
             ActivityStopped = activity =>
             {
-                if (Equals(name, activity.GetTagItem("db.namespace"))
+                // A statement that was cancelled before may end only now.
+                if (activity.StartTimeUtc >= _created && Equals(name, activity.GetTagItem("db.namespace"))
                     && activity.GetTagItem("db.query.text") is string statement && statement.Contains(text, StringComparison.Ordinal) && !statement.StartsWith("-- probe", StringComparison.Ordinal))
                 {
                     Interlocked.Increment(ref _count);

@@ -4,7 +4,7 @@ using Npgsql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>A database of the contract's four relations, and how to put rows into it.</summary>
+/// <summary>A database with the four relations of docs/database.md, and methods that insert rows.</summary>
 internal sealed class TestDatabase
 {
     public const string ServiceLogin = "calcom_test_service";
@@ -22,25 +22,35 @@ internal sealed class TestDatabase
 
     public string OwnerConnectionString { get; }
 
-    /// <summary>Connects as a login that is <c>calcom_reader</c> and nothing else.</summary>
+    /// <summary>Connects as a login with the role <c>calcom_reader</c> only.</summary>
     public string ServiceConnectionString => new NpgsqlConnectionStringBuilder(OwnerConnectionString)
     {
         Username = ServiceLogin,
         Password = ServicePassword,
     }.ConnectionString;
 
-    /// <summary>The service's own tables, made by its own migration.</summary>
-    public static Task<TestDatabase> OfTablesAsync(PostgresServer server) => OfTablesAsync(server.ConnectionString);
+    /// <summary>Creates a database with the service's own tables.</summary>
+    public static async Task<TestDatabase> OfTablesAsync(PostgresServer server) => new(await server.CreateMigratedDatabaseAsync(), isViews: false);
 
     public static async Task<TestDatabase> OfTablesAsync(string superuserConnectionString)
     {
         var database = new TestDatabase(await PostgresServer.CreateDatabaseAsync(superuserConnectionString), isViews: false);
         await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None);
-        await database.CreateServiceLoginAsync();
+        await CreateServiceLoginAsync(superuserConnectionString);
         return database;
     }
 
-    /// <summary>A platform's own tables, without a constraint, under the views that docs/database.md shows.</summary>
+    /// <summary>Creates a migrated database without connections, from which others are copied, and the login of the service.</summary>
+    /// <returns>The template's name.</returns>
+    public static async Task<string> CreateMigratedTemplateAsync(PostgresServer server)
+    {
+        var template = await server.CreateDatabaseAsync();
+        await DatabaseMigrator.MigrateAsync(template, CancellationToken.None);
+        await CreateServiceLoginAsync(server.ConnectionString);
+        return new NpgsqlConnectionStringBuilder(template).Database!;
+    }
+
+    /// <summary>Creates a database with tables of a platform, without constraints, under the views of docs/database.md.</summary>
     public static async Task<TestDatabase> OfViewsAsync(PostgresServer server)
     {
         var database = new TestDatabase(await server.CreateDatabaseAsync(), isViews: true);
@@ -53,7 +63,7 @@ internal sealed class TestDatabase
             create table public.workspace_users (workspace_id uuid, user_id text);
             """);
         await database.ExecuteAsync(Docs.Block("docs/database.md", "sql", "create view"));
-        await database.CreateServiceLoginAsync();
+        await CreateServiceLoginAsync(server.ConnectionString);
         return database;
     }
 
@@ -100,28 +110,43 @@ internal sealed class TestDatabase
             : "insert into calcom.org_members values (@orgId, @subject)",
         new { orgId, subject });
 
+    /// <summary>Locks the table until the lock is disposed, so that statements on it wait.</summary>
+    public async Task<IAsyncDisposable> LockAsync(string table)
+    {
+        var connection = new NpgsqlConnection(OwnerConnectionString + ";Pooling=false");
+        await connection.OpenAsync();
+        await connection.ExecuteAsync($"begin; lock table calcom.{table}");
+        return connection;
+    }
+
     public async Task ExecuteAsync(string sql, object? parameters = null)
     {
-        // A million rows take their time where the machine has other things to do.
-        await using var connection = new NpgsqlConnection(OwnerConnectionString);
+        // Inserting many rows may take long on a busy machine.
+        await using var connection = Connect();
         await connection.ExecuteAsync(sql, parameters, commandTimeout: 300);
     }
 
     public async Task<IReadOnlyList<T>> QueryAsync<T>(string sql, object? parameters = null)
     {
-        await using var connection = new NpgsqlConnection(OwnerConnectionString);
+        await using var connection = Connect();
         return (await connection.QueryAsync<T>(sql, parameters)).AsList();
     }
 
-    private Task CreateServiceLoginAsync() => ExecuteAsync($"""
-        do $$ begin
-            create role {ServiceLogin} login password '{ServicePassword}' in role calcom_reader;
-        exception when duplicate_object or unique_violation then null;
-        end $$
-        """);
+    private NpgsqlConnection Connect() => new($"{OwnerConnectionString};Connection Idle Lifetime=4;Connection Pruning Interval=2");
+
+    private static async Task CreateServiceLoginAsync(string superuserConnectionString)
+    {
+        await using var connection = new NpgsqlConnection(superuserConnectionString);
+        await connection.ExecuteAsync($"""
+            do $$ begin
+                create role {ServiceLogin} login password '{ServicePassword}' in role calcom_reader;
+            exception when duplicate_object or unique_violation then null;
+            end $$
+            """);
+    }
 }
 
-/// <summary>A row of <c>agent_keys</c> or <c>org_accounts</c>; by default one that is connected and has nothing blank.</summary>
+/// <summary>A row of <c>agent_keys</c> or <c>org_accounts</c>; by default connected and without blank values.</summary>
 internal sealed record StoredAccount
 {
     public Guid Id { get; init; } = Guid.NewGuid();

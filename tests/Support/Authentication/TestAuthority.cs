@@ -4,9 +4,9 @@ using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Logging;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Authentication;
 
-/// <summary>An OpenID Connect issuer on loopback, with an RSA key and an elliptic one, whose published keys a test may change.</summary>
+/// <summary>An OpenID Connect issuer on loopback with an RSA and an elliptic curve key, whose published keys a test may change.</summary>
 internal sealed class TestAuthority : IAsyncDisposable
 {
     private readonly WebApplication _app;
@@ -24,7 +24,7 @@ internal sealed class TestAuthority : IAsyncDisposable
 
     public ECDsa Ec { get; } = ECDsa.Create(ECCurve.NamedCurves.nistP256);
 
-    /// <summary>What it publishes.</summary>
+    /// <summary>The published keys.</summary>
     public List<object> Keys { get; }
 
     /// <summary>How often it was asked for anything: twice to read its keys.</summary>
@@ -52,7 +52,7 @@ internal sealed class TestAuthority : IAsyncDisposable
         return authority;
     }
 
-    /// <summary>What makes a service trust it, and nobody else.</summary>
+    /// <summary>Settings of a service that trusts only this issuer.</summary>
     public static Dictionary<string, string?> Settings(string issuer) => new()
     {
         ["Authentication:Schemes:Bearer:Authority"] = issuer,

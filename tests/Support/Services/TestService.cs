@@ -4,9 +4,9 @@ using CalcomAccounts.Api.Hosting;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Logging;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Services;
 
-/// <summary>The whole service on a port of its own, and a client that sends what it is told to the letter.</summary>
+/// <summary>The service in this process on a free port, and a client that sends requests unchanged.</summary>
 internal sealed class TestService : IAsyncDisposable
 {
     private readonly WebApplication _app;
@@ -24,7 +24,7 @@ internal sealed class TestService : IAsyncDisposable
 
     public IServiceProvider Services => _app.Services;
 
-    /// <summary>Starts it in Production on this database; further settings come last and win.</summary>
+    /// <summary>Starts the service in Production on this database; further settings override the defaults.</summary>
     public static async Task<TestService> StartAsync(
         string connectionString, Dictionary<string, string?>? settings = null, Action<WebApplicationBuilder>? configure = null)
     {
@@ -74,7 +74,7 @@ internal sealed class TestService : IAsyncDisposable
     public async Task<Answer> SendAsync(
         string method, string target, string? token = null, Action<HttpRequestMessage>? configure = null)
     {
-        // Nothing is decoded, folded or escaped on the way.
+        // The client must not normalize the path.
         var uri = new Uri(Url + target, new UriCreationOptions { DangerousDisablePathAndQueryCanonicalization = true });
         using var request = new HttpRequestMessage(new HttpMethod(method), uri);
         if (token is not null)
@@ -91,7 +91,7 @@ internal sealed class TestService : IAsyncDisposable
                 .ToDictionary(header => header.Key, header => string.Join(", ", header.Value), StringComparer.OrdinalIgnoreCase));
     }
 
-    /// <summary>Ends what is in flight in good order, as SIGTERM does; to be disposed of alone does not.</summary>
+    /// <summary>Shuts down gracefully, as on SIGTERM; disposing alone does not.</summary>
     public Task StopAsync() => _app.StopAsync();
 
     public async ValueTask DisposeAsync()

@@ -2,13 +2,13 @@ using System.Globalization;
 using System.Net.Sockets;
 using System.Text;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Http;
 
-/// <summary>HTTP/1.1 byte by byte, for what no client would send.</summary>
+/// <summary>Sends HTTP/1.1 requests as raw bytes, valid or not.</summary>
 internal static class RawHttp
 {
-    /// <summary>Sends these bytes, each a character up to U+00FF, on a connection of their own.</summary>
-    /// <returns>Status 0 where the server closed the connection without an answer.</returns>
+    /// <summary>Sends the request in Latin-1 on a new connection.</summary>
+    /// <returns>The response, with status 0 if the server closed the connection without one.</returns>
     public static async Task<Answer> SendAsync(string url, string request)
     {
         using var client = await ConnectAsync(url);
@@ -20,7 +20,7 @@ internal static class RawHttp
         }
         catch (IOException)
         {
-            // It may refuse before it has read all; what it said is read below.
+            // The server may respond and close before it has read everything.
         }
 
         return Parse(await answer);
@@ -42,7 +42,7 @@ internal static class RawHttp
         }
         catch (IOException)
         {
-            // Reset after its answer, as more of the request was still on its way.
+            // The server reset the connection after its response, as it had not read everything.
         }
 
         return Encoding.Latin1.GetString(received.GetBuffer(), 0, (int)received.Length);

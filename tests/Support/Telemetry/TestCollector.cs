@@ -7,9 +7,9 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.Logging;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Telemetry;
 
-/// <summary>An OpenTelemetry collector on loopback (OTLP by gRPC, or as protobuf over HTTP), which keeps what it is sent.</summary>
+/// <summary>An OpenTelemetry collector on loopback (OTLP over gRPC or HTTP), which keeps all that it receives.</summary>
 internal sealed class TestCollector : IAsyncDisposable
 {
     private const string Grpc = "grpc";
@@ -20,17 +20,17 @@ internal sealed class TestCollector : IAsyncDisposable
 
     private TestCollector(WebApplication app, string? protocol) => (_app, _protocol) = (app, protocol);
 
-    /// <summary>What makes a service send to it.</summary>
+    /// <summary>Settings of a service that exports to this collector.</summary>
     public Dictionary<string, string?> Settings => new()
     {
         ["OTEL_EXPORTER_OTLP_ENDPOINT"] = _app.Urls.First(),
         ["OTEL_EXPORTER_OTLP_PROTOCOL"] = _protocol,
     };
 
-    /// <summary>All that was ever sent, as text.</summary>
+    /// <summary>Everything received, as text.</summary>
     public string Text => string.Concat(_received.Select(request => Encoding.UTF8.GetString(request.Body)));
 
-    /// <summary>What was sent as metrics, as text.</summary>
+    /// <summary>The received metrics, as text.</summary>
     public string MetricsText => string.Concat(_received.Where(request => request.Path.Contains("metrics", StringComparison.Ordinal)).Select(request => Encoding.UTF8.GetString(request.Body)));
 
     // ExportTraceServiceRequest.resource_spans.scope_spans.spans
@@ -64,7 +64,7 @@ internal sealed class TestCollector : IAsyncDisposable
             await context.Request.Body.CopyToAsync(body);
             if (isGrpc)
             {
-                // A message comes, and goes, with five bytes before it; the answer's is empty.
+                // A gRPC message has a prefix of five bytes; the response is an empty message.
                 collector._received.Enqueue((context.Request.Path, body.ToArray()[5..]));
                 context.Response.ContentType = "application/grpc";
                 context.Response.DeclareTrailer("grpc-status");
@@ -82,7 +82,7 @@ internal sealed class TestCollector : IAsyncDisposable
 
     public ValueTask DisposeAsync() => _app.DisposeAsync();
 
-    /// <summary>A span as it was sent; ids in hexadecimal, "" for none.</summary>
+    /// <summary>A received span; ids are hexadecimal, or empty.</summary>
     internal sealed record Span(
         string TraceId,
         string SpanId,
@@ -93,7 +93,7 @@ internal sealed class TestCollector : IAsyncDisposable
         IReadOnlyList<(string Name, IReadOnlyDictionary<string, string> Attributes)> Events,
         IReadOnlyList<string> LinkedTraceIds);
 
-    /// <summary>A protobuf message without its schema: its fields by their numbers.</summary>
+    /// <summary>A protobuf message without its schema: fields by number.</summary>
     private sealed class Message
     {
         private readonly List<(int Number, ulong Value, byte[] Bytes)> _fields = [];
@@ -125,7 +125,7 @@ internal sealed class TestCollector : IAsyncDisposable
 
         public string Hex(int number) => Convert.ToHexStringLower(Bytes(number));
 
-        // KeyValue: key and AnyValue, of which texts and whole numbers are looked at.
+        // KeyValue is a key and an AnyValue, of which only strings and integers are supported.
         public Dictionary<string, string> Attributes(int number) => Messages(number).ToDictionary(pair => pair.Text(1), pair =>
         {
             var value = pair.Messages(2).Single()._fields.Single();

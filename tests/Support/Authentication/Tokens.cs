@@ -3,15 +3,15 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Authentication;
 
-/// <summary>Tokens made by hand, so that wrong ones can be made as well.</summary>
+/// <summary>Creates tokens by hand, so that invalid ones can be created too.</summary>
 internal static class Tokens
 {
     public const string Issuer = "https://issuer.example";
     public const string Audience = "calcom-accounts-tests";
 
-    /// <summary>Long enough for HS512, so that a token by that is refused for its algorithm alone.</summary>
+    /// <summary>Long enough for HS512, so that such a token is refused only for its algorithm.</summary>
     public static byte[] Key { get; } = RandomNumberGenerator.GetBytes(64);
 
     /// <summary>A valid token with these claims; a claim given here replaces the default, one of value <see cref="Absent"/> leaves it out.</summary>
@@ -45,7 +45,7 @@ internal static class Tokens
 
     public static long InSeconds(int seconds) => DateTimeOffset.UtcNow.AddSeconds(seconds).ToUnixTimeSeconds();
 
-    /// <summary>Signs any header and payload, however wrong, by HMAC.</summary>
+    /// <summary>Signs any header and payload by HMAC, valid or not.</summary>
     public static string Sign(string header, string payload, byte[]? key = null, Func<byte[], byte[], byte[]>? hmac = null)
     {
         var content = $"{Encode(header)}.{Encode(payload)}";
@@ -53,7 +53,7 @@ internal static class Tokens
         return $"{content}.{Watched(Base64Url.EncodeToString(signature))}";
     }
 
-    /// <summary>A signature, which from now on no log may hold.</summary>
+    /// <summary>Returns the signature, which no log may contain from now on.</summary>
     public static string Watched(string signature)
     {
         LeakDetector.Watch(signature);

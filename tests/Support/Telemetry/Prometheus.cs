@@ -1,4 +1,4 @@
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Telemetry;
 
 /// <summary>The service's metrics as Prometheus reads them.</summary>
 internal static class Prometheus

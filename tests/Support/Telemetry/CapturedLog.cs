@@ -1,14 +1,14 @@
 using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Telemetry;
 
-/// <summary>Keeps what is logged from this level on, exceptions included, as text.</summary>
+/// <summary>Captures log lines of at least this level as text, with exceptions.</summary>
 internal sealed class CapturedLog(LogLevel least) : ILoggerProvider, ILogger
 {
     public ConcurrentQueue<string> Lines { get; } = [];
 
-    /// <summary>The one line, which may come a moment after the answer that it tells of.</summary>
+    /// <summary>Waits for the single line, which may be logged shortly after the response.</summary>
     public async Task<string> SingleLineAsync()
     {
         for (var i = 0; i < 100 && Lines.IsEmpty; i++)

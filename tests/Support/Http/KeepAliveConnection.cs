@@ -1,9 +1,9 @@
 using System.Net.Sockets;
 using System.Text;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Http;
 
-/// <summary>One connection that sends prepared requests again and again, at a small cost: what is measured is the service, not its client.</summary>
+/// <summary>A connection that repeats prepared requests at low cost, so that measurements show the service and not the client.</summary>
 internal sealed class KeepAliveConnection : IDisposable
 {
     private readonly TcpClient _client;
@@ -18,7 +18,7 @@ internal sealed class KeepAliveConnection : IDisposable
     public static byte[] Post(string path, string token, string json) =>
         Request("POST", path, token, $"Content-Type: application/json\r\nContent-Length: {Encoding.UTF8.GetByteCount(json)}\r\n", json);
 
-    /// <returns>The status of the answer, which has a Content-Length or chunks.</returns>
+    /// <returns>The status of the response.</returns>
     public async Task<int> SendAsync(byte[] request, CancellationToken cancellationToken)
     {
         var stream = _client.GetStream();

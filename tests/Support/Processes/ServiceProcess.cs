@@ -2,9 +2,9 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 
-namespace CalcomAccounts.Tests.Support;
+namespace CalcomAccounts.Tests.Support.Processes;
 
-/// <summary>The program as its user starts it: a process with arguments, an environment, output and an exit code.</summary>
+/// <summary>The program as a process, with arguments, an environment, output and an exit code.</summary>
 internal sealed class ServiceProcess : IDisposable
 {
     private static readonly TimeSpan s_timeout = TimeSpan.FromSeconds(30);
@@ -17,7 +17,7 @@ internal sealed class ServiceProcess : IDisposable
 
     private ServiceProcess(string[] command, Dictionary<string, string> environment)
     {
-        // Shells have what they run in the background ignore Ctrl-C, and so do all of its children, unless told otherwise.
+        // A background job of a shell and its children ignore Ctrl-C unless the default is restored.
         var start = new ProcessStartInfo("env", ["--default-signal=INT", .. command])
         {
             RedirectStandardOutput = true,
@@ -25,7 +25,7 @@ internal sealed class ServiceProcess : IDisposable
             WorkingDirectory = Path.GetTempPath(),
         };
 
-        // Where it can't be sent, telemetry keeps `dotnet run` from ending.
+        // Telemetry that can't be sent would delay the end of `dotnet run`.
         start.Environment["DOTNET_CLI_TELEMETRY_OPTOUT"] = "1";
         foreach (var (name, value) in environment)
         {
@@ -54,16 +54,16 @@ internal sealed class ServiceProcess : IDisposable
 
     public string Errors => string.Join('\n', _errors).TrimEnd();
 
-    /// <summary>The built program, in Production unless the environment says otherwise.</summary>
+    /// <summary>Starts the built program, in Production unless the environment says otherwise.</summary>
     public static ServiceProcess Start(string[] arguments, Dictionary<string, string>? environment = null) =>
         new(["dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments], environment ?? []);
 
-    /// <summary>The built program with its standard output elsewhere, as a shell's redirection says; <see cref="Output"/> stays empty.</summary>
+    /// <summary>Starts the built program with its standard output redirected by the shell; <see cref="Output"/> stays empty.</summary>
     public static ServiceProcess StartRedirected(string redirection, string[] arguments, Dictionary<string, string> environment) => new(
         ["bash", "-c", $"exec \"$@\" {redirection}", "bash", "dotnet", Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.dll"), .. arguments],
         environment);
 
-    /// <summary>The built program as the user that the image runs it as, where this process may choose.</summary>
+    /// <summary>Starts the built program as the user of the image, if this process runs as root.</summary>
     public static ServiceProcess StartUnprivileged(string[] arguments, Dictionary<string, string> environment)
     {
         if (!Environment.IsPrivilegedProcess)
@@ -71,7 +71,7 @@ internal sealed class ServiceProcess : IDisposable
             return Start(arguments, environment);
         }
 
-        // Where these tests were built may be closed to others, and so may root's TMPDIR.
+        // Other users may have no access to the folder of the build, or to root's TMPDIR.
         var folder = $"/tmp/calcom-accounts-test-{Guid.NewGuid():N}";
         using (var copy = Process.Start("sh", ["-c", $"cp -r '{AppContext.BaseDirectory}' {folder} && chmod -R a+rX {folder}"]))
         {
@@ -82,7 +82,7 @@ internal sealed class ServiceProcess : IDisposable
         return new([.. asUser, "dotnet", $"{folder}/CalcomAccounts.Api.dll", .. arguments], environment) { _folder = folder };
     }
 
-    /// <summary>The README's first command, on the tree that these tests were built from.</summary>
+    /// <summary>Runs the first command of the README on the sources of these tests.</summary>
     public static ServiceProcess DotnetRun(string[] arguments, Dictionary<string, string>? environment = null) =>
         new(["dotnet", "run", "--no-build", "--configuration", Configuration, "--project", Path.Combine(Repository, "src", "Api"), "--", .. arguments], environment ?? []);
 
@@ -107,9 +107,16 @@ internal sealed class ServiceProcess : IDisposable
         throw new TimeoutException($"No '{text}' in:\n{Output}\n{Errors}");
     }
 
-    /// <summary>Where it listens, once it does.</summary>
+    /// <summary>Waits until the service listens, and returns the address.</summary>
     public async Task<string> WaitForUrlAsync() =>
         (await WaitForLineAsync("Now listening on: ")).Split("Now listening on: ")[1].Split('"')[0].Trim();
+
+    /// <summary>Waits until the service is ready; on a busy machine the first check may exceed the timeout of readiness.</summary>
+    public static async Task WaitUntilReadyAsync(string url)
+    {
+        using var client = new HttpClient();
+        await Eventually.HoldsAsync(async () => (await client.GetAsync(new Uri($"{url}/health/ready"))).IsSuccessStatusCode, TimeSpan.FromSeconds(15));
+    }
 
     /// <param name="withAllItsChildren">Whether every descendant is killed as well.</param>
     public void Kill(bool withAllItsChildren) => _process.Kill(withAllItsChildren);
@@ -122,11 +129,12 @@ internal sealed class ServiceProcess : IDisposable
     /// <param name="processId">Which process it is sent to.</param>
     public static void Signal(string signal, int processId)
     {
-        using var kill = Process.Start("sh", ["-c", $"kill -{signal} {processId}"]);
+        // The process may have ended meanwhile.
+        using var kill = Process.Start("sh", ["-c", $"kill -{signal} {processId} 2> /dev/null"]);
         kill.WaitForExit();
     }
 
-    /// <summary>Whether the process is gone, or a zombie where nobody reaps orphans.</summary>
+    /// <summary>Whether the process has ended; a zombie counts as ended, as orphans may not be reaped.</summary>
     public static bool HasEnded(int processId)
     {
         try
