@@ -32,6 +32,7 @@ internal sealed class ConnectionShare : PipeReader
     private readonly ConnectionContext _connection;
     private readonly PipeReader _input;
     private readonly Server _server;
+    private readonly long _accepted = Stopwatch.GetTimestamp();
     private ReadOnlySequence<byte> _unread;
     private long _consumedBytes;
     private int _requests;
@@ -67,14 +68,13 @@ internal sealed class ConnectionShare : PipeReader
     public static async Task InvokeAsync(HttpContext context, RequestDelegate next)
     {
         var share = context.Features.GetRequiredFeature<ConnectionShare>();
-        if (!share._isMultiplexed && HttpProtocol.IsHttp2(context.Request.Protocol))
+        Interlocked.Increment(ref share._requests);
+        share._consumedBytes = 0;
+        if (HttpProtocol.IsHttp2(context.Request.Protocol))
         {
             share.Multiplex();
         }
-
-        Interlocked.Increment(ref share._requests);
-        share._consumedBytes = 0;
-        if (share._hasLongHead)
+        else if (share._hasLongHead)
         {
             // Until the next request Kestrel would keep the head's text.
             CloseConnection(context);
@@ -92,10 +92,17 @@ internal sealed class ConnectionShare : PipeReader
     }
 
     /// <summary>Asks the client to send its next request on another connection, once this one is answered.</summary>
-    public static void CloseConnection(HttpContext context)
+    /// <param name="context">A request on it.</param>
+    /// <param name="acceptedBefore">Of HTTP/2, only connections that were accepted before this timestamp.</param>
+    public static void CloseConnection(HttpContext context, long acceptedBefore = long.MaxValue)
     {
         if (HttpProtocol.IsHttp2(context.Request.Protocol))
         {
+            if (context.Features.GetRequiredFeature<ConnectionShare>()._accepted > acceptedBefore)
+            {
+                return;
+            }
+
             // Sends GOAWAY: HTTP/2 has no Connection header.
             context.Features.Get<IConnectionLifetimeNotificationFeature>()?.RequestClose();
         }
@@ -197,12 +204,15 @@ internal sealed class ConnectionShare : PipeReader
     // What seemed to be one long head may have been those of many requests.
     private void Multiplex()
     {
-        lock (_server)
+        if (!_isMultiplexed)
         {
-            _isMultiplexed = true;
-        }
+            lock (_server)
+            {
+                _isMultiplexed = true;
+            }
 
-        ForgetLongHead();
+            ForgetLongHead();
+        }
     }
 
     private void ForgetLongHead()

@@ -12,6 +12,7 @@ internal sealed class GracefulShutdown(IHostApplicationLifetime lifetime, IOptio
     private static readonly TimeSpan s_quiet = TimeSpan.FromMilliseconds(250);
 
     private long _lastArrival;
+    private long _stopping;
 
     public Task InvokeAsync(HttpContext context, RequestDelegate next)
     {
@@ -51,7 +52,9 @@ internal sealed class GracefulShutdown(IHostApplicationLifetime lifetime, IOptio
     {
         if (lifetime.ApplicationStopping.IsCancellationRequested)
         {
-            ConnectionShare.CloseConnection((HttpContext)context);
+            // Closing what was opened since would have HTTP/2 clients, which send while GOAWAY is on its way, try again once too often.
+            Interlocked.CompareExchange(ref _stopping, Stopwatch.GetTimestamp(), 0);
+            ConnectionShare.CloseConnection((HttpContext)context, acceptedBefore: _stopping);
         }
 
         return Task.CompletedTask;
