@@ -14,7 +14,6 @@ public sealed class SupplyChainTests
         ["MediatR/5.1.0"] = "https://github.com/jbogard/MediatR/blob/master/LICENSE",
         ["CommandLineParser/2.9.1"] = "License.md",
         ["Microsoft.DotNet.PlatformAbstractions/3.1.6"] = "LICENSE.TXT",
-        ["xunit.abstractions/2.0.3"] = "https://raw.githubusercontent.com/xunit/xunit/master/license.txt",
     };
 
     [Fact]

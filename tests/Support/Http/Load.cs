@@ -3,8 +3,8 @@ namespace CalcomAccounts.Tests.Support.Http;
 /// <summary>Clients that send one request after the other while something happens to the service or its database.</summary>
 internal static class Load
 {
-    /// <summary>Long enough that a few clients leave the processor to other tests, short enough that some request is always in flight.</summary>
-    public static TimeSpan Pause { get; } = TimeSpan.FromMilliseconds(5);
+    /// <summary>With this pause a few clients send several hundred requests a second, and leave the processors to other tests.</summary>
+    public static TimeSpan Pause { get; } = TimeSpan.FromMilliseconds(30);
 
     /// <param name="clients">How many send at once.</param>
     /// <param name="sendAsync">One request of a client, by the client's index; it returns the status of the answer.</param>
