@@ -45,6 +45,17 @@ public sealed class AuthorityTests(ServiceFixture fixture) : IClassFixture<Servi
     }
 
     [Fact]
+    public async Task TwoKeysOfOneId_StatedForDifferentAlgorithms_VerifyNeither()
+    {
+        var next = _nextRsa.ExportParameters(includePrivateParameters: false);
+        _authority.Keys.Add(new { kty = "RSA", kid = "shared", alg = "RS256", n = TestAuthority.Encode(_authority.Rsa.ExportParameters(false).Modulus!), e = "AQAB" });
+        _authority.Keys.Add(new { kty = "RSA", kid = "shared", alg = "PS256", n = TestAuthority.Encode(next.Modulus!), e = TestAuthority.Encode(next.Exponent!) });
+
+        Assert.Equal(401, await StatusAsync(Rs256("shared", _nextRsa)));
+        Assert.Equal(401, await StatusAsync(Rs256("shared", _authority.Rsa)));
+    }
+
+    [Fact]
     public async Task SymmetricKeyPublishedByTheAuthority_Returns401()
     {
         var secret = RandomNumberGenerator.GetBytes(32);

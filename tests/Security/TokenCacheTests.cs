@@ -54,7 +54,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<Serv
     public void Token_ValidatedByReplacedKeys_IsForgotten()
     {
         using var cache = new TokenCache(_clock);
-        var replaced = new KeySet(s_issuer, s_keySet.Issuers, [], new Dictionary<string, string>());
+        var replaced = new KeySet(s_issuer, s_keySet.Issuers, [], Array.Empty<string>().ToLookup(_ => ""));
 
         cache.Add("token", replaced, s_user, _clock.Now.AddHours(1));
 

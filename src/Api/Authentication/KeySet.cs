@@ -7,13 +7,13 @@ internal sealed class KeySet
 {
     private readonly TrustedIssuer _issuer;
     private readonly IReadOnlyList<SecurityKey> _published;
-    private readonly IReadOnlyDictionary<string, string> _algorithms;
+    private readonly ILookup<string, string> _algorithms;
 
     /// <param name="issuer">Whose they are.</param>
     /// <param name="issuers">What <c>iss</c> may be.</param>
     /// <param name="published">What the authority publishes.</param>
-    /// <param name="algorithms">Which algorithm it says a key is for (RFC 7517, section 4.4), by the key's id.</param>
-    public KeySet(TrustedIssuer issuer, IReadOnlyList<string> issuers, IReadOnlyList<SecurityKey> published, IReadOnlyDictionary<string, string> algorithms)
+    /// <param name="algorithms">Which algorithms it says keys are for (RFC 7517, section 4.4), by the keys' id.</param>
+    public KeySet(TrustedIssuer issuer, IReadOnlyList<string> issuers, IReadOnlyList<SecurityKey> published, ILookup<string, string> algorithms)
     {
         (_issuer, Issuers, _published, _algorithms) = (issuer, issuers, published, algorithms);
         Rules = issuer.Rules(this);
@@ -31,7 +31,7 @@ internal sealed class KeySet
     public IEnumerable<SecurityKey> Find(string? keyId, IEnumerable<SecurityKey> configured) =>
         _published.Where(key => string.IsNullOrEmpty(keyId) || string.IsNullOrEmpty(key.KeyId) || key.KeyId == keyId).Concat(configured);
 
-    /// <summary>Whether the authority has not said that the key is for another algorithm.</summary>
-    public bool States(SecurityKey key, string algorithm) =>
-        key is SymmetricSecurityKey || !_algorithms.TryGetValue(key.KeyId ?? "", out var stated) || stated == algorithm;
+    /// <summary>Whether the authority says of no key of this id that it is for another algorithm.</summary>
+    public bool IsFor(SecurityKey key, string algorithm) =>
+        key is SymmetricSecurityKey || _algorithms[key.KeyId ?? ""].All(stated => stated == algorithm);
 }

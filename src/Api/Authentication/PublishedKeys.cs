@@ -39,20 +39,20 @@ internal sealed partial class PublishedKeys : IDisposable
     private long _readAt = Stopwatch.GetTimestamp();
     private bool _isFailing;
 
-    private PublishedKeys(string name, string address, IConfigurationSection section, Action<OpenIdConnectConfiguration> accept, ILogger logger)
+    private PublishedKeys(string address, IConfigurationSection section, Action<OpenIdConnectConfiguration> accept, ILogger logger)
     {
-        _name = name;
+        _name = section.Path;
         _logger = logger;
         _address = address;
         _accept = accept;
         _requireHttps = section["RequireHttpsMetadata"] is not { Length: > 0 } requireHttps
-            || (bool.TryParse(requireHttps, out var isRequired) ? isRequired : throw new StartupException($"{name}:RequireHttpsMetadata has to be true or false"));
+            || (bool.TryParse(requireHttps, out var isRequired) ? isRequired : throw new StartupException($"{_name}:RequireHttpsMetadata has to be true or false"));
         Timeout = ReadInterval(section, "BackchannelTimeout", s_backchannelTimeout);
         RefreshInterval = ReadInterval(section, "RefreshInterval", s_refreshInterval);
         AutomaticRefreshInterval = ReadInterval(section, "AutomaticRefreshInterval", s_automaticRefreshInterval);
         if (!Uri.TryCreate(address, UriKind.Absolute, out var url) || (url.Scheme != Uri.UriSchemeHttps && (_requireHttps || url.Scheme != Uri.UriSchemeHttp)))
         {
-            throw new StartupException($"{name}:Authority has to be an https URL, or {name}:RequireHttpsMetadata false");
+            throw new StartupException($"{_name}:Authority has to be an https URL, or {_name}:RequireHttpsMetadata false");
         }
 
         _client = new(new SocketsHttpHandler { PooledConnectionLifetime = TimeSpan.FromMinutes(5) }) { Timeout = Timeout, MaxResponseContentBufferSize = 1024 * 1024 };
@@ -85,8 +85,8 @@ internal sealed partial class PublishedKeys : IDisposable
 
     /// <returns>Null where the section names no authority.</returns>
     /// <exception cref="StartupException">A setting makes no sense.</exception>
-    public static PublishedKeys? Read(string name, IConfigurationSection section, Action<OpenIdConnectConfiguration> accept, ILogger logger) =>
-        ReadAddress(section) is { } address ? new(name, address, section, accept, logger) : null;
+    public static PublishedKeys? Read(IConfigurationSection section, Action<OpenIdConnectConfiguration> accept, ILogger logger) =>
+        ReadAddress(section) is { } address ? new(address, section, accept, logger) : null;
 
     /// <summary>Where the discovery document is; null where the section names no authority.</summary>
     public static string? ReadAddress(IConfigurationSection section) =>

@@ -27,13 +27,11 @@ internal sealed class SigningKeys(IReadOnlyDictionary<SecurityKey, string?> conf
     /// <summary>The keys of <c>SigningKeys</c>.</summary>
     public IEnumerable<SecurityKey> Configured => configured.Keys;
 
-    /// <summary>Reads <c>SigningKeys</c>.</summary>
+    /// <param name="section">An issuer's section.</param>
+    /// <param name="issuers">The issuers that it names.</param>
     /// <exception cref="StartupException">A key is too short, no base64, or names an issuer that is not accepted.</exception>
-    public static SigningKeys Read(IConfigurationSection section)
-    {
-        var issuers = Values(section, "ValidIssuer", "ValidIssuers");
-        return new(section.GetSection("SigningKeys").GetChildren().ToDictionary(ReadKey, key => ReadIssuer(key, issuers)));
-    }
+    public static SigningKeys Read(IConfigurationSection section, IReadOnlyList<string> issuers) =>
+        new(section.GetSection("SigningKeys").GetChildren().ToDictionary(ReadKey, key => ReadIssuer(key, issuers, section.Path)));
 
     /// <summary>Whether it is an algorithm that an authority's keys may be for.</summary>
     public static bool IsAsymmetric(string algorithm) => s_asymmetricAlgorithms.ContainsKey(algorithm);
@@ -51,10 +49,6 @@ internal sealed class SigningKeys(IReadOnlyDictionary<SecurityKey, string?> conf
             : s_asymmetricAlgorithms.TryGetValue(algorithm, out var keySize) && (keySize is null || keySize == key.KeySize)
                 && !configured.Values.Contains(issuer);
 
-    /// <summary>The values of a setting that has a form for one and a form for many.</summary>
-    public static List<string> Values(IConfigurationSection section, string one, string many) =>
-        [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(value => !string.IsNullOrWhiteSpace(value))];
-
     private static SecurityKey ReadKey(IConfigurationSection key)
     {
         var bytes = new byte[key["Value"]?.Length ?? 0];
@@ -63,8 +57,8 @@ internal sealed class SigningKeys(IReadOnlyDictionary<SecurityKey, string?> conf
             : throw new StartupException($"{key.Path}:Value has to be the base64 of at least {ShortestKeyBytes} bytes");
     }
 
-    private static string? ReadIssuer(IConfigurationSection key, List<string> issuers) =>
+    private static string? ReadIssuer(IConfigurationSection key, IReadOnlyList<string> issuers, string section) =>
         key["Issuer"] is not { Length: > 0 } issuer ? null
         : issuers.Contains(issuer) ? issuer
-        : throw new StartupException($"{key.Path}:Issuer is not among {key.Path[..key.Path.LastIndexOf(":SigningKeys:", StringComparison.OrdinalIgnoreCase)]}:ValidIssuers");
+        : throw new StartupException($"{key.Path}:Issuer is not among {section}:ValidIssuers");
 }

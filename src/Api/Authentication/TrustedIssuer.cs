@@ -22,12 +22,12 @@ internal sealed class TrustedIssuer
     private TrustedIssuer(IConfigurationSection section, ILogger logger)
     {
         Name = section.Path;
-        Issuers = SigningKeys.Values(section, "ValidIssuer", "ValidIssuers");
-        _audiences = [.. SigningKeys.Values(section, "ValidAudience", "ValidAudiences")];
+        Issuers = Values(section, "ValidIssuer", "ValidIssuers");
+        _audiences = [.. Values(section, "ValidAudience", "ValidAudiences")];
         _clockSkew = ReadClockSkew(section);
-        _signingKeys = SigningKeys.Read(section);
-        Published = PublishedKeys.Read(section.Path, section, Accept, logger);
-        _keySet = new(this, Issuers, [], new Dictionary<string, string>());
+        _signingKeys = SigningKeys.Read(section, Issuers);
+        Published = PublishedKeys.Read(section, Accept, logger);
+        _keySet = new(this, Issuers, [], Array.Empty<string>().ToLookup(_ => ""));
     }
 
     /// <summary>Where it is configured.</summary>
@@ -60,12 +60,12 @@ internal sealed class TrustedIssuer
         foreach (var section in Sections(configuration))
         {
             var hasAuthority = PublishedKeys.ReadAddress(section) is not null;
-            if (SigningKeys.Values(section, "ValidIssuer", "ValidIssuers") is [] && !hasAuthority)
+            if (Values(section, "ValidIssuer", "ValidIssuers") is [] && !hasAuthority)
             {
                 yield return $"{section.Path}:ValidIssuer";
             }
 
-            if (SigningKeys.Values(section, "ValidAudience", "ValidAudiences") is [])
+            if (Values(section, "ValidAudience", "ValidAudiences") is [])
             {
                 yield return $"{section.Path}:ValidAudience";
             }
@@ -90,12 +90,6 @@ internal sealed class TrustedIssuer
         : TimeSpan.TryParse(text, CultureInfo.InvariantCulture, out var skew) && skew >= TimeSpan.Zero && skew <= TimeSpan.FromHours(1) ? skew
         : throw new StartupException($"{section.Path}:ClockSkew has to be a time span up to an hour, such as 00:00:30");
 
-    private void Accept(OpenIdConnectConfiguration published) => _keySet = new(
-        this,
-        [.. Issuers.Append(published.Issuer).OfType<string>().Distinct()],
-        [.. published.SigningKeys],
-        published.JsonWebKeySet.Keys.Where(key => !string.IsNullOrEmpty(key.Alg)).ToLookup(key => key.KeyId ?? "", key => key.Alg).ToDictionary(keys => keys.Key, keys => keys.First()));
-
     /// <summary>Whether any key of this issuer may verify the algorithm.</summary>
     public bool Allows(string algorithm) => SigningKeys.IsAsymmetric(algorithm) ? Published is not null : _signingKeys.Allows(algorithm);
 
@@ -114,6 +108,16 @@ internal sealed class TrustedIssuer
         ClockSkew = _clockSkew,
         IssuerSigningKeyResolver = (_, _, keyId, _) => keySet.Find(keyId, _signingKeys.Configured),
         AlgorithmValidator = (algorithm, key, token, _) =>
-            _signingKeys.MayVerify(algorithm, key, token.Issuer) && keySet.States(key, algorithm),
+            _signingKeys.MayVerify(algorithm, key, token.Issuer) && keySet.IsFor(key, algorithm),
     };
+
+    /// <summary>The values of a setting that has a form for one and a form for many.</summary>
+    private static List<string> Values(IConfigurationSection section, string one, string many) =>
+        [.. section.GetSection(many).GetChildren().Select(child => child.Value).Append(section[one]).OfType<string>().Where(value => !string.IsNullOrWhiteSpace(value))];
+
+    private void Accept(OpenIdConnectConfiguration published) => _keySet = new(
+        this,
+        [.. Issuers.Append(published.Issuer).OfType<string>().Distinct()],
+        [.. published.SigningKeys],
+        published.JsonWebKeySet.Keys.Where(key => !string.IsNullOrEmpty(key.Alg)).ToLookup(key => key.KeyId ?? "", key => key.Alg));
 }
