@@ -13,8 +13,6 @@ internal static class Gateway
         var networks = SettingsList.Read<IPNetwork>(
             options.ForwardedHeaders, "KnownNetworks", "a network in CIDR notation, as in 10.0.0.0/8", IPNetwork.TryParse);
 
-        // It logs what it can't parse of the headers at Debug.
-        services.AddLogging(logging => logging.AddFilter("Microsoft.AspNetCore.HttpOverrides", LogLevel.Critical));
         return services.Configure<ForwardedHeadersOptions>(forwarded =>
         {
             forwarded.ForwardedHeaders = networks is [] ? ForwardedHeaders.None : ForwardedHeaders.All;

@@ -82,6 +82,7 @@ internal static class ServiceHost
 
         var options = CalcomAccountsOptions.Read(builder.Configuration);
         var lookupLimits = builder.AddLimits(options);
+
         // All it ever logs is the stack trace of a failed start; Main says why in one line.
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 

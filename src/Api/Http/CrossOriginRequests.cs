@@ -17,8 +17,6 @@ internal static partial class CrossOriginRequests
         var origins = SettingsList.Read<string>(
             options.Cors, "AllowedOrigins", "an origin, as in https://app.example or http://localhost:3000, without a path or a wildcard", TryParseOrigin);
 
-        // It logs the Origin header.
-        services.AddLogging(logging => logging.AddFilter("Microsoft.AspNetCore.Cors", LogLevel.Critical));
         return services.AddCors(cors => cors.AddDefaultPolicy(policy => policy
             .WithOrigins([.. origins])
             .WithMethods(HttpMethods.Get, HttpMethods.Head, HttpMethods.Post)

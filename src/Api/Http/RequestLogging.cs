@@ -89,10 +89,11 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
 /// <summary>Composes <see cref="RequestLogging"/>.</summary>
 internal static class RequestLoggingExtensions
 {
-    // These repeat what was sent, tokens included: URLs, methods, claims, and the headers that Kestrel can't parse.
+    // These repeat what was sent, tokens included: URLs, methods, claims, origins, and headers that can't be parsed.
     private static readonly string[] s_sensitiveCategories =
     [
-        "Microsoft.AspNetCore.Authentication", "Microsoft.AspNetCore.Hosting.Diagnostics", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
+        "Microsoft.AspNetCore.Authentication", "Microsoft.AspNetCore.Cors", "Microsoft.AspNetCore.Hosting.Diagnostics",
+        "Microsoft.AspNetCore.HttpOverrides", "Microsoft.AspNetCore.Rewrite", "Microsoft.AspNetCore.Routing",
         "Microsoft.AspNetCore.Server.Kestrel", "Microsoft.AspNetCore.StaticFiles",
     ];
 
