@@ -145,6 +145,32 @@ public sealed class ConnectionLimitTests(ServiceFixture fixture) : IClassFixture
     public async Task ContentLength_OtherThanDigits_Returns400(string header, int status) => Assert.Equal(
         status, (await RawHttp.SendAsync(fixture.Service.Url, PostHead($"Connection: close\r\n{header}") + $$"""{"agent_ids":["{{Guid.Empty}}"]}""")).Status);
 
+    /// <summary>Requests without a token, whose body nobody reads, and lists whose body is read.</summary>
+    [Theory]
+    [InlineData(0, false, false, true)]
+    [InlineData(0, false, true, false)]
+    [InlineData(0, true, true, true)]
+    [InlineData(20_000, false, false, false)]
+    [InlineData(100_000, false, false, false)]
+    [InlineData(100_000, false, true, false)]
+    [InlineData(100_000, true, false, false)]
+    public async Task RefusedRequest_WithLongBody_SaysThatConnectionIsClosed(int length, bool hasToken, bool chunked, bool kept)
+    {
+        var body = $$"""{"agent_ids":["{{Guid.Empty}}"]{{new string(' ', length)}}}""";
+
+        // A connection that is closed without notice fails the next request.
+        for (var i = 0; i < 20; i++)
+        {
+            var answer = await fixture.Service.SendAsync("POST", TestService.AccountsPath, hasToken ? Tokens.OfOrganization(_org) : null, request =>
+            {
+                request.Content = new StringContent(body, Encoding.UTF8, "application/json");
+                request.Headers.TransferEncodingChunked = chunked;
+            });
+
+            Assert.Equal((!hasToken ? 401 : length > 0 ? 400 : 200, kept ? null : "close"), (answer.Status, answer.Header("Connection")));
+        }
+    }
+
     private string PostHead(string header) =>
         $"POST {TestService.AccountsPath} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {Tokens.OfOrganization(_org)}\r\n{header}\r\n\r\n";
 

@@ -74,10 +74,25 @@ internal sealed class ConnectionShare : PipeReader
         {
             share.Multiplex();
         }
-        else if (share._hasLongHead)
+        else if (share._hasLongHead || context.Request.ContentLength > LongHeadBytes)
         {
-            // Until the next request Kestrel would keep the head's text.
+            // Until the next request Kestrel would keep the head's text. Of a long body that nobody reads it would read 64 KB, and reset the
+            // connection if there is more, even though the answer has promised to keep it.
             CloseConnection(context);
+        }
+        else if (context.Request.Headers.TransferEncoding.Count > 0)
+        {
+            // The length of a chunked body is not known: a refused request may have a long one.
+            context.Response.OnStarting(static state =>
+            {
+                var refused = (HttpContext)state;
+                if (refused.Response.StatusCode >= StatusCodes.Status400BadRequest)
+                {
+                    CloseConnection(refused);
+                }
+
+                return Task.CompletedTask;
+            }, context);
         }
 
         try
