@@ -25,7 +25,7 @@ public sealed class HostileConnectionTests(HostileConnectionTests.Setup setup) :
     [MemberData(nameof(Attacks))]
     public async Task ThousandsOfHostileConnections_LeaveCallersAndProbesAnsweredWithinASecond(string attack)
     {
-        setup.Service.ResetPeakMemory();
+        await setup.Service.ResetAsync();
         using var connections = new HostileConnections(setup.Service.Url, HostileConnections.AlmostAll, s_attacks[attack], renew: true);
 
         await setup.Service.AssertAnswersWithinASecondAsync(TimeSpan.FromSeconds(4));
@@ -36,7 +36,7 @@ public sealed class HostileConnectionTests(HostileConnectionTests.Setup setup) :
     [Fact]
     public async Task ThousandsOfSilentAndIdleConnections_LeaveCallersAndProbesAnsweredWithinASecond()
     {
-        setup.Service.ResetPeakMemory();
+        await setup.Service.ResetAsync();
         using var silent = new HostileConnections(setup.Service.Url, HostileConnections.AlmostAll / 2, [], renew: false);
         using var idle = new HostileConnections(setup.Service.Url, HostileConnections.AlmostAll / 2, [HostileConnections.OneRequest], renew: false);
 

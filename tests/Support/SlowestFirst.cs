@@ -16,7 +16,7 @@ public sealed class SlowestFirst : ITestCollectionOrderer
     [
         .. new[]
         {
-            typeof(ReplicaTests), typeof(ConsoleLogTests), typeof(DotnetRunTests), typeof(FaultTests), typeof(DevelopmentTests), typeof(TenancyTests),
+            typeof(ReplicaTests), typeof(KeyRotationTests), typeof(ConsoleLogTests), typeof(DotnetRunTests), typeof(FaultTests), typeof(DevelopmentTests), typeof(TenancyTests),
             typeof(ConnectionLimitTests), typeof(MigrationTests), typeof(StartTests), typeof(HealthcheckTests), typeof(EmbeddedPostgresTests), typeof(AttackTests),
         }.Select(type => type.FullName!),
     ];

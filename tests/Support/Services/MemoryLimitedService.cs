@@ -33,8 +33,13 @@ internal sealed class MemoryLimitedService : IDisposable
         return new(process, url, org, agent);
     }
 
-    /// <summary>Starts a new measurement of the peak memory.</summary>
-    public void ResetPeakMemory() => File.WriteAllText($"/proc/{_process.Id}/clear_refs", "5");
+    /// <summary>Waits until the connections of the test before are closed, and starts a new measurement of the peak memory.</summary>
+    public async Task ResetAsync()
+    {
+        // Until then they count, and the service refuses new ones.
+        await Eventually.HoldsAsync(() => Directory.EnumerateFileSystemEntries($"/proc/{_process.Id}/fd").Count() < 1000, TimeSpan.FromSeconds(10));
+        await File.WriteAllTextAsync($"/proc/{_process.Id}/clear_refs", "5");
+    }
 
     public void AssertPeakMemoryWithinLimit()
     {
