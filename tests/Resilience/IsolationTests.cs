@@ -180,7 +180,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
             _process = ServiceProcess.Start(
                 [ProcessSettings.AnyPort], new(ProcessSettings.Complete(database)) { ["CalcomAccounts__RequestTimeoutSeconds"] = "2" });
             Url = await _process.WaitForUrlAsync();
-            await MeasureOthersAsync(TimeSpan.FromSeconds(2));
+            await MeasureOthersAsync(TimeSpan.FromSeconds(1));
             Alone = await MeasureOthersAsync(s_duration);
         }
 
