@@ -172,23 +172,14 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
             """);
         await using var connection = new NpgsqlConnection(database.ServiceConnectionString);
         await connection.OpenAsync();
-        await connection.ExecuteAsync(
-            "prepare find (uuid[], uuid[], text[]) as "
-            + AgentReader.Sql.Replace("@AgentIds", "$1", StringComparison.Ordinal)
-                .Replace("@OrgIds", "$2", StringComparison.Ordinal)
-                .Replace("@Subjects", "$3", StringComparison.Ordinal));
+        await PrepareLookupAsync(connection);
 
         foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
         {
             foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch, GetAgentAccounts.MaxAgents })
             {
                 await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = string.Join('\n', await connection.QueryAsync<string>($"""
-                    explain execute find (
-                        array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                        array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                        array_fill('user1'::text, array[{lookups}]))
-                    """));
+                var plan = await ExplainLookupAsync(connection, lookups);
 
                 Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
                 foreach (var index in new[] { "agents_pkey", "agent_keys_agent_id", "org_accounts_", "org_members_pkey" })
@@ -199,9 +190,41 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         }
     }
 
+    /// <summary>A session keeps its plan while the tables grow.</summary>
+    [Fact]
+    public async Task LookupPlan_OfSessionOpenedOnSmallTables_IsGenericAndUsesOnlyIndexes()
+    {
+        var database = await TestDatabase.OfTablesAsync(fixture.Server);
+        await database.AddKeyAsync(await database.AddAgentAsync(_org, await database.AddOrgAccountAsync(_org, new())), new());
+        await database.AddMemberAsync(_org, "member");
+        await database.ExecuteAsync("vacuum analyze");
+        await using var service = await TestService.StartAsync(database.ServiceConnectionString);
+        await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
+        await PrepareLookupAsync(connection);
+
+        var plan = await ExplainLookupAsync(connection, lookups: 1);
+
+        Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
+        Assert.Equal((1, 0), await connection.QuerySingleAsync<(int, int)>("select generic_plans::int, custom_plans::int from pg_prepared_statements where name = 'find'"));
+    }
+
     [Fact]
     public void TestServer_InCi_IsATestcontainer() =>
         Assert.True(fixture.Server.IsTestcontainers || Environment.GetEnvironmentVariable("CI") is not "true", fixture.Server.Description);
+
+    private static Task<int> PrepareLookupAsync(NpgsqlConnection connection) => connection.ExecuteAsync(
+        "prepare find (uuid[], uuid[], text[]) as "
+        + AgentReader.Sql.Replace("@AgentIds", "$1", StringComparison.Ordinal)
+            .Replace("@OrgIds", "$2", StringComparison.Ordinal)
+            .Replace("@Subjects", "$3", StringComparison.Ordinal));
+
+    private static async Task<string> ExplainLookupAsync(NpgsqlConnection connection, int lookups) =>
+        string.Join('\n', await connection.QueryAsync<string>($"""
+            explain execute find (
+                array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                array_fill('user1'::text, array[{lookups}]))
+            """));
 
     private static Task<string?> SettingAsync(NpgsqlConnection connection, string name) =>
         connection.ExecuteScalarAsync<string>($"show {name}");
