@@ -15,7 +15,8 @@ internal static class Comparison
     private static readonly string[] s_columns =
         ["requests/s", "server CPU µs", "database CPU µs", "p50 ms", "p99 ms", "memory MiB", "sessions", "errors"];
 
-    public static async Task<int> RunAsync(Scenario[] scenarios, Rounds rounds, string serviceEnvironment, string baselinePool)
+    public static async Task<int> RunAsync(
+        Scenario[] scenarios, Rounds rounds, string baselinePool, string serviceEnvironment, string serviceConnection)
     {
         var folder = Directory.CreateTempSubdirectory("calcom-accounts-benchmark-").FullName;
         try
@@ -23,7 +24,7 @@ internal static class Comparison
             Target[] targets =
             [
                 new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
-                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), "", serviceEnvironment),
+                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
             ];
             await using var issuer = await Issuer.StartAsync();
             var errors = 0L;

@@ -31,10 +31,11 @@ if (options["connections"] is { } connections)
     ];
 }
 
-var rounds = new Rounds(Number("rounds", 7), Number("seconds", 5), Number("warm-up", 10), Number("starts", 7));
+var rounds = new Rounds(Number("rounds", 7), Number("seconds", 5), Number("warm-up", 60), Number("starts", 7));
 if (isBulk)
 {
     return await Bulk.RunAsync(rounds, options["service-environment"] ?? "");
 }
 
-return await Comparison.RunAsync(scenarios, rounds, options["service-environment"] ?? "", options["baseline-pool"] ?? "16");
+return await Comparison.RunAsync(
+    scenarios, rounds, options["baseline-pool"] ?? "16", options["service-environment"] ?? "", options["service-connection"] ?? "");

@@ -103,7 +103,6 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Theory]
     [InlineData("System.GC.Server", true)]
     [InlineData("System.GC.Concurrent", false)]
-    [InlineData("System.Runtime.TieredPGO", false)]
     public async Task RuntimeConfiguration_HasTheMeasuredSettings(string setting, bool expected)
     {
         var configuration = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.runtimeconfig.json")));
