@@ -144,8 +144,11 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             await RunBatchAsync(batch);
 
-            // Lets requests that have arrived meanwhile queue up, so that they join the next batch.
-            await Task.Yield();
+            if (batch.Requests.Count > 1)
+            {
+                // Lets requests that have arrived meanwhile queue up, so that they join the next batch.
+                await Task.Yield();
+            }
         }
 
         // Requests that this slot could not take may have moved to the other kind of slot.
