@@ -152,7 +152,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
 
     // A client that disconnects is no reason to isolate its agents or its organization.
     [Fact]
-    public async Task CancelledLookups_AreNotTreatedAsSuspects()
+    public async Task CancelledLookups_AreNotQuarantined()
     {
         await using var service = await StartAsync(new() { ["CalcomAccounts:MaxConcurrentStatements"] = "1" });
         var agents = await AddAgentsAsync(8);
@@ -177,7 +177,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
             lookups.AddRange(agents.Select(agent => FindAsync(service, agent.Id)));
         }
 
-        // Suspects would run one by one; these are batched into one statement, after the first.
+        // Quarantined lookups would run one by one; these are batched into one statement, after the first.
         Assert.All(await Task.WhenAll(lookups), Assert.NotNull);
         Assert.Equal(2, statements.Count);
     }

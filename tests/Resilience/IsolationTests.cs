@@ -30,7 +30,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     public Task ListsOfMembersWithoutOrganization_LeaveOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(64, index => List(setup.Members[index % 4], setup.HostileAgents));
 
-    // A suspect lookup runs alone from its second time on, so the first one affects others.
+    // A quarantined lookup runs alone from its second time on, so the first one affects others.
     [Theory]
     [InlineData(3)]
     [InlineData(30)]

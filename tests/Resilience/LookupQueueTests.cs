@@ -174,32 +174,32 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void SuspectLookup_RunsOnlyWithEqualsUntilItSucceeds()
+    public void QuarantinedLookup_RunsOnlyWithEqualsUntilItSucceeds()
     {
         var queue = Queue();
         var (caller, other, agent) = (Organization(), Organization(), Guid.NewGuid());
         _quarantine.Add(new([agent], caller));
         var innocent = Add(queue, caller, [1])[0];
-        PendingRequest suspect = new([agent], caller), equal = new([agent], caller), ofOther = new([agent], other);
-        foreach (var request in new[] { suspect, ofOther, equal })
+        PendingRequest quarantined = new([agent], caller), equal = new([agent], caller), ofOther = new([agent], other);
+        foreach (var request in new[] { quarantined, ofOther, equal })
         {
             queue.Add(request);
         }
 
         Assert.Equal([innocent], queue.TakeShared(64));
         Assert.False(queue.HasShared);
-        Assert.Equal([suspect, equal], queue.TakeIsolated(64));
+        Assert.Equal([quarantined, equal], queue.TakeIsolated(64));
         Assert.Equal([ofOther], queue.TakeIsolated(64));
 
-        _quarantine.Release(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = null });
-        Assert.True(_quarantine.Contains(suspect));
-        _quarantine.Release(suspect, new Dictionary<Lookup, Agent?> { [suspect.Lookups[0]] = new([], null, null) });
-        queue.Add(suspect);
-        Assert.Equal([suspect], queue.TakeShared(64));
+        _quarantine.Release(quarantined, new Dictionary<Lookup, Agent?> { [quarantined.Lookups[0]] = null });
+        Assert.True(_quarantine.Contains(quarantined));
+        _quarantine.Release(quarantined, new Dictionary<Lookup, Agent?> { [quarantined.Lookups[0]] = new([], null, null) });
+        queue.Add(quarantined);
+        Assert.Equal([quarantined], queue.TakeShared(64));
     }
 
     [Fact]
-    public void QueuedLookupThatBecomesSuspect_LeavesTheSharedBatch()
+    public void QueuedLookupThatIsQuarantined_LeavesTheSharedBatch()
     {
         var queue = Queue();
         var requests = Add(queue, Organization(), [1, 1]);
@@ -210,7 +210,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void FailedList_IsSuspectForItsCallerOnly()
+    public void FailedList_IsQuarantinedForItsCallerOnly()
     {
         var (caller, other, agents) = (Organization(), Organization(), new[] { Guid.NewGuid(), Guid.NewGuid() });
         _quarantine.Add(new(agents, caller));
@@ -239,7 +239,7 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
-    public void CallerWithThreeFailedRequests_IsSuspectForTenSeconds()
+    public void CallerWithThreeFailedRequests_IsQuarantinedForTenSeconds()
     {
         var clock = new ManualClock();
         var quarantine = new LookupQuarantine(clock);
