@@ -32,14 +32,14 @@ public static class ConnectionStrings
         var milliseconds = (int)(perServer.TotalMilliseconds * 0.3);
 
         // enable_bitmapscan=off: so that an agent's newest keys are read in the order of their index, whatever the planner's estimates are.
-        // plan_cache_mode=force_generic_plan: planning each statement anew takes several times what running it takes. A generic plan outlives
-        // the statistics it was made with, hence enable_seqscan=off: one that was made while the tables were small uses their indexes, too.
+        // plan_cache_mode=force_generic_plan: planning each statement anew takes several times what running it takes.
+        // jit=off: where an index is missing, compiling the statement would take longer than its timeout.
         // Cancellation Timeout=1 (ms): the server's statement_timeout ends slow statements anyway, and a frozen server would never confirm
         // the cancellation. With -1 its sessions would stay in the pool.
         // No Reset On Close: the service's statements leave no state in a session.
         return $"{CommonDefaults}Application Name=calcom-accounts;Maximum Pool Size={limits.MaxConcurrentStatements + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
             + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"
-            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan;";
+            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c jit=off -c plan_cache_mode=force_generic_plan;";
     }
 
     // Short enough for 'migrate' to fail within the 15 seconds that docs/database.md promises.
