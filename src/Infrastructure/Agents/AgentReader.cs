@@ -75,12 +75,14 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         case when created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity' when created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity' else created_at end
         """;
 
-    // After a restart of the server the pool may hand out a second session that has ended before Npgsql has cleared them all.
-    private const int MaxAttempts = 3;
     private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(10);
 
     // Null when the connection string names one host only.
     private readonly NpgsqlMultiHostDataSource? _multiHost = dataSource as NpgsqlMultiHostDataSource;
+
+    // After a restart of a server the pool may hand out a second session that has ended before Npgsql has cleared them all. Of several
+    // servers each may hand out one.
+    private readonly int _maxAttempts = 2 + new NpgsqlConnectionStringBuilder(dataSource.ConnectionString).Host!.Split(',').Length;
 
     /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that its caller can't see.</summary>
     /// <param name="lookups">At least one, without duplicates.</param>
@@ -136,11 +138,11 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
                 onConnected?.Invoke();
                 return await QueryAsync(connection, command);
             }
-            catch (NpgsqlException exception) when (attempt < MaxAttempts && IsRetryable(exception))
+            catch (NpgsqlException exception) when (attempt < _maxAttempts && IsRetryable(exception))
             {
                 await Task.Delay(s_retryDelay * attempt, command.CancellationToken);
             }
-            catch (NpgsqlException exception) when (attempt < MaxAttempts && _multiHost is not null && IsNoHostAvailable(exception))
+            catch (NpgsqlException exception) when (attempt < _maxAttempts && _multiHost is not null && IsNoHostAvailable(exception))
             {
                 // Otherwise Npgsql would try the hosts that were offline again only after Host Recheck Seconds.
                 _multiHost.ClearDatabaseStates();
