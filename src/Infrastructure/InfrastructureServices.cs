@@ -21,7 +21,7 @@ public static class InfrastructureServices
     public static IServiceCollection AddInfrastructure(this IServiceCollection services, string connectionString, LookupLimits limits)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
-        var servers = ConnectionStrings.Parse(connectionString, defaults: "").Host!.Split(',').Length;
+        var servers = ConnectionStrings.Hosts(ConnectionStrings.Parse(connectionString, defaults: "")).Length;
         var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.ServiceDefaults(limits, servers));
 
         // When a server is frozen, Npgsql blocks up to two threads for each session while it cancels commands. The thread pool adds

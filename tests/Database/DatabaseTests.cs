@@ -179,7 +179,12 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
             foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch, GetAgentAccounts.MaxAgents })
             {
                 await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = await ExplainLookupAsync(connection, lookups);
+                var plan = string.Join('\n', await connection.QueryAsync<string>($"""
+                    explain execute find (
+                        array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                        array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
+                        array_fill('user1'::text, array[{lookups}]))
+                    """));
 
                 Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
                 foreach (var index in new[] { "agents_pkey", "agent_keys_agent_id", "org_accounts_", "org_members_pkey" })
@@ -216,14 +221,6 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         + AgentReader.Sql.Replace("@AgentIds", "$1", StringComparison.Ordinal)
             .Replace("@OrgIds", "$2", StringComparison.Ordinal)
             .Replace("@Subjects", "$3", StringComparison.Ordinal));
-
-    private static async Task<string> ExplainLookupAsync(NpgsqlConnection connection, int lookups) =>
-        string.Join('\n', await connection.QueryAsync<string>($"""
-            explain execute find (
-                array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                array_fill('user1'::text, array[{lookups}]))
-            """));
 
     private static Task<string?> SettingAsync(NpgsqlConnection connection, string name) =>
         connection.ExecuteScalarAsync<string>($"show {name}");

@@ -82,7 +82,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
 
     // After a restart of a server the pool may hand out a second session that has ended before Npgsql has cleared them all. Of several
     // servers each may hand out one.
-    private readonly int _maxAttempts = 2 + new NpgsqlConnectionStringBuilder(dataSource.ConnectionString).Host!.Split(',').Length;
+    private readonly int _maxAttempts = 2 + ConnectionStrings.Hosts(new(dataSource.ConnectionString)).Length;
 
     /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that its caller can't see.</summary>
     /// <param name="lookups">At least one, without duplicates.</param>

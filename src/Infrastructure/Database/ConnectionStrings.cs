@@ -58,7 +58,7 @@ public static class ConnectionStrings
             throw new StartupException($"{Key} has no Host");
         }
 
-        if (!parsed.Host.Split(',').All(IsValidHost))
+        if (!Hosts(parsed).All(IsValidHost))
         {
             throw new StartupException($"{Key} has an invalid Host; valid are, for example, \"Host=db\", \"Host=db1,db2:5433\" and \"Host=/run/postgresql\"");
         }
@@ -80,9 +80,12 @@ public static class ConnectionStrings
         }
     }
 
+    /// <summary>The servers, each with its port where it has one of its own.</summary>
+    internal static string[] Hosts(NpgsqlConnectionStringBuilder server) => server.Host!.Split(',');
+
     /// <summary>The servers and the database, for messages: without user and password.</summary>
     internal static string Describe(NpgsqlConnectionStringBuilder server) =>
-        $"{string.Join(',', server.Host!.Split(',').Select(host => HasPort(host) ? host : $"{host}:{server.Port}"))}, database {server.Database ?? server.Username ?? "named like the user"}";
+        $"{string.Join(',', Hosts(server).Select(host => HasPort(host) ? host : $"{host}:{server.Port}"))}, database {server.Database ?? server.Username ?? "named like the user"}";
 
     private static NpgsqlConnectionStringBuilder ParseKeywords(string connectionString, string defaults)
     {
