@@ -28,7 +28,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<Serv
     [InlineData(-5, 0, false)] // Valid because of the clock skew.
     public void CachedToken_ExpiresWithTheTokenOrAfterAMinute(double expiresIn, double after, bool remembered)
     {
-        using var cache = new TokenCache(_clock);
+        var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddSeconds(expiresIn));
 
         _clock.Now = _clock.Now.AddSeconds(after);
@@ -43,7 +43,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<Serv
     [InlineData("")]
     public void OtherToken_IsNotFound(string other)
     {
-        using var cache = new TokenCache(_clock);
+        var cache = new TokenCache(_clock);
         cache.Add("token", s_keySet, s_user, _clock.Now.AddHours(1));
 
         Assert.Null(cache.Find(other));
@@ -53,7 +53,7 @@ public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<Serv
     [Fact]
     public void Token_ValidatedByReplacedKeys_IsForgotten()
     {
-        using var cache = new TokenCache(_clock);
+        var cache = new TokenCache(_clock);
         var replaced = new KeySet(s_issuer, s_keySet.Issuers, [], Array.Empty<string>().ToLookup(_ => ""));
 
         cache.Add("token", replaced, s_user, _clock.Now.AddHours(1));
@@ -62,15 +62,30 @@ public sealed class TokenCacheTests(ServiceFixture fixture) : IClassFixture<Serv
     }
 
     [Fact]
-    public void Cache_HoldsAtMostTenThousandTokens()
+    public void FullCache_ForgetsOldTokensAndKeepsThoseInUse()
     {
-        using var cache = new TokenCache(_clock);
-        for (var i = 0; i < 12_000; i++)
+        const int Tokens = TokenCache.Capacity + 10_000;
+        var cache = new TokenCache(_clock);
+        cache.Add("in use", s_keySet, s_user, _clock.Now.AddHours(1));
+        for (var i = 0; i < Tokens; i++)
         {
             cache.Add($"token {i}", s_keySet, s_user, _clock.Now.AddHours(1));
+            Assert.Same(s_user, cache.Find("in use"));
         }
 
-        Assert.InRange(Enumerable.Range(0, 12_000).Count(i => cache.Find($"token {i}") is not null), 5_000, 10_000);
+        Assert.InRange(Enumerable.Range(0, Tokens).Count(i => cache.Find($"token {i}") is not null), TokenCache.Capacity - 100, TokenCache.Capacity);
+    }
+
+    [Fact]
+    public void LongToken_IsFoundAsItIs()
+    {
+        var cache = new TokenCache(_clock);
+        var token = new string('a', 20_000);
+        cache.Add(token, s_keySet, s_user, _clock.Now.AddHours(1));
+
+        Assert.Same(s_user, cache.Find(token));
+        Assert.Null(cache.Find(token[1..]));
+        Assert.Null(cache.Find($"{token[1..]}b"));
     }
 
     [Theory]

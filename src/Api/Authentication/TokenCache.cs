@@ -2,8 +2,7 @@ using System.Buffers.Binary;
 using System.Security.Claims;
 using System.Security.Cryptography;
 using System.Text;
-using Microsoft.Extensions.Caching.Memory;
-using Microsoft.Extensions.Internal;
+using BitFaster.Caching.Lru;
 
 namespace CalcomAccounts.Api.Authentication;
 
@@ -11,16 +10,20 @@ namespace CalcomAccounts.Api.Authentication;
 /// Whose the tokens are that were validated lately, by the SHA-256 of the whole token, while the keys that validated them
 /// are in force. It holds neither tokens nor anything of one that was refused.
 /// </summary>
-internal sealed class TokenCache(TimeProvider clock) : IDisposable
+internal sealed class TokenCache(TimeProvider clock)
 {
-    private const int MaxEntries = 10_000;
+    /// <summary>How many tokens are remembered; the one that was used least recently makes room.</summary>
+    internal const int Capacity = 65_536;
+
+    private const int UsualLength = 2048;
     private static readonly TimeSpan s_maxAge = TimeSpan.FromSeconds(60);
 
-    private readonly MemoryCache _entries = new(new MemoryCacheOptions { SizeLimit = MaxEntries, Clock = new Clock(clock) });
+    private readonly ConcurrentLru<Hash, Entry> _entries = new(Capacity);
 
     /// <summary>The bearer of a token that was validated by keys that are in force; null where it has to be validated again.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
-    public ClaimsPrincipal? Find(string token) => _entries.Get<Entry>(Hash.Of(token)) is { KeySet.IsCurrent: true } entry ? entry.User : null;
+    public ClaimsPrincipal? Find(string token) =>
+        _entries.TryGet(Hash.Of(token), out var entry) && entry.Until > clock.GetUtcNow() && entry.KeySet.IsCurrent ? entry.User : null;
 
     /// <summary>Remembers the bearer of a valid token.</summary>
     /// <param name="token">The whole token, as it was sent.</param>
@@ -33,24 +36,19 @@ internal sealed class TokenCache(TimeProvider clock) : IDisposable
         if (expires > now)
         {
             var until = expires - now < s_maxAge ? expires : now + s_maxAge;
-            _entries.Set(Hash.Of(token), new Entry(keySet, user), new MemoryCacheEntryOptions { AbsoluteExpiration = until, Size = 1 });
+            _entries.AddOrUpdate(Hash.Of(token), new(keySet, user, until));
         }
     }
 
-    public void Dispose() => _entries.Dispose();
-
-    private sealed record Entry(KeySet KeySet, ClaimsPrincipal User);
-
-    private sealed class Clock(TimeProvider clock) : ISystemClock
-    {
-        public DateTimeOffset UtcNow => clock.GetUtcNow();
-    }
+    private sealed record Entry(KeySet KeySet, ClaimsPrincipal User, DateTimeOffset Until);
 
     private readonly record struct Hash(UInt128 First, UInt128 Second)
     {
         public static Hash Of(string token)
         {
-            var hash = SHA256.HashData(Encoding.UTF8.GetBytes(token)).AsSpan();
+            Span<byte> usual = stackalloc byte[UsualLength];
+            Span<byte> hash = stackalloc byte[SHA256.HashSizeInBytes];
+            SHA256.HashData(Encoding.UTF8.TryGetBytes(token, usual, out var length) ? usual[..length] : Encoding.UTF8.GetBytes(token), hash);
             return new(BinaryPrimitives.ReadUInt128BigEndian(hash), BinaryPrimitives.ReadUInt128BigEndian(hash[16..]));
         }
     }
