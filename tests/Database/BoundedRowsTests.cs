@@ -109,7 +109,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<Ser
         {
             await connection.ExecuteAsync($"set plan_cache_mode = {mode}");
             var plan = await connection.ExecuteScalarAsync<string>(
-                $"explain (analyze, format json) {AgentReader.Sql}", new { AgentIds = new[] { agent }, OrgIds = new Guid?[] { _org }, Subjects = new string?[1] });
+                $"explain (analyze, format json) {AgentReader.Sql}", new AgentReader.Parameters([agent], [_org], [null]));
 
             var passed = Regex.Matches(plan!, "\"(Actual Rows|Rows Removed by Filter)\": (\\d+)").Select(match => int.Parse(match.Groups[2].Value, CultureInfo.InvariantCulture));
             Assert.True(passed.Max() is >= 100 and <= 200, plan);

@@ -217,10 +217,7 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         Assert.True(fixture.Server.IsTestcontainers || Environment.GetEnvironmentVariable("CI") is not "true", fixture.Server.Description);
 
     private static Task<int> PrepareLookupAsync(NpgsqlConnection connection) => connection.ExecuteAsync(
-        "prepare find (uuid[], uuid[], text[]) as "
-        + AgentReader.Sql.Replace("@AgentIds", "$1", StringComparison.Ordinal)
-            .Replace("@OrgIds", "$2", StringComparison.Ordinal)
-            .Replace("@Subjects", "$3", StringComparison.Ordinal));
+        $"prepare find (uuid[], uuid[], text[]) as {AgentReader.Sql}");
 
     private static Task<string?> SettingAsync(NpgsqlConnection connection, string name) =>
         connection.ExecuteScalarAsync<string>($"show {name}");

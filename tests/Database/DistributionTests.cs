@@ -86,12 +86,7 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
         await using var connection = new NpgsqlConnection(_database.OwnerConnectionString);
         var plan = JsonNode.Parse((await connection.ExecuteScalarAsync<string>(
             $"explain (analyze, format json) {AgentReader.Sql.Replace(line, replacement, StringComparison.Ordinal)}",
-            new
-            {
-                AgentIds = new[] { org.Agents[1] },
-                OrgIds = new[] { namesOrganization ? org.Id : (Guid?)null },
-                Subjects = new[] { isMember ? Member : null },
-            }))!)![0]!["Plan"]!;
+            new AgentReader.Parameters([org.Agents[1]], [namesOrganization ? org.Id : null], [isMember ? Member : null])))!)![0]!["Plan"]!;
 
         Assert.Matches(
             $"^{expectedPartitions}$",

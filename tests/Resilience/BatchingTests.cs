@@ -329,8 +329,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
 
         // The statement itself returns nothing either.
         await using var connection = new NpgsqlConnection(setup.Database.ServiceConnectionString);
-        Assert.Empty(await connection.QueryAsync(
-            AgentReader.Sql, new { AgentIds = new[] { agent.Id }, OrgIds = new Guid?[] { null }, Subjects = new string?[] { null } }));
+        Assert.Empty(await connection.QueryAsync(AgentReader.Sql, new AgentReader.Parameters([agent.Id], [null], [null])));
     }
 
     [Theory]

@@ -1,3 +1,4 @@
+using System.Data;
 using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Database;
 using Dapper;
@@ -23,7 +24,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     internal const string Sql = $"""
         select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
                account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
-        from unnest(@AgentIds, @OrgIds, @Subjects) with ordinality lookup (agent_id, org_id, subject, position)
+        from unnest($1, $2, $3) with ordinality lookup (agent_id, org_id, subject, position)
         join lateral (
             select id, org_id, org_account_id
             from calcom.agents
@@ -96,12 +97,10 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     {
         var command = new CommandDefinition(
             sql,
-            new
-            {
-                AgentIds = lookups.Select(lookup => lookup.AgentId).ToArray(),
-                OrgIds = lookups.Select(lookup => lookup.Caller.OrgId).ToArray(),
-                Subjects = lookups.Select(lookup => lookup.Caller.Subject).ToArray(),
-            },
+            new Parameters(
+                [.. lookups.Select(lookup => lookup.AgentId)],
+                [.. lookups.Select(lookup => lookup.Caller.OrgId)],
+                [.. lookups.Select(lookup => lookup.Caller.Subject)]),
             cancellationToken: cancellationToken);
         var rows = await QueryAsync(command, onConnected);
         try
@@ -179,6 +178,17 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     // Npgsql found no host to connect to; the hosts that it believes to be offline were not tried.
     private static bool IsNoHostAvailable(NpgsqlException exception) =>
         exception is not PostgresException && exception.InnerException is null or AggregateException;
+
+    /// <summary>The statement's parameters, without names: Npgsql parses a statement that has named ones each time that it is sent.</summary>
+    internal sealed class Parameters(Guid[] agentIds, Guid?[] orgIds, string?[] subjects) : SqlMapper.IDynamicParameters
+    {
+        public void AddParameters(IDbCommand command, SqlMapper.Identity identity)
+        {
+            command.Parameters.Add(new NpgsqlParameter<Guid[]> { TypedValue = agentIds });
+            command.Parameters.Add(new NpgsqlParameter<Guid?[]> { TypedValue = orgIds });
+            command.Parameters.Add(new NpgsqlParameter<string?[]> { TypedValue = subjects });
+        }
+    }
 
     private sealed record Row(
         long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)

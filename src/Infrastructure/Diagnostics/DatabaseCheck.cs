@@ -224,8 +224,7 @@ public static class DatabaseCheck
         await using var transaction = await connection.BeginTransactionAsync();
         await connection.ExecuteAsync("set local enable_seqscan = off");
         var plan = await connection.ExecuteScalarAsync<string>(
-            $"explain (format json) {AgentReader.Sql}",
-            new { AgentIds = new Guid[1], OrgIds = new Guid?[1], Subjects = new string?[1] });
+            $"explain (format json) {AgentReader.Sql}", new AgentReader.Parameters([Guid.Empty], [null], [null]));
 
         using var document = JsonDocument.Parse(plan!);
         var fullScans = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsFullScan)
