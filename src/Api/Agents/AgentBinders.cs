@@ -13,6 +13,8 @@ internal sealed class GetAgentAccountBinder : IModelBinder
 {
     public Task BindModelAsync(ModelBindingContext bindingContext)
     {
+        // FluentValidation reads the attributes of a parameter by reflection, for each request, whose name or binder's name this is or none.
+        bindingContext.ModelName = nameof(GetAgentAccount);
         var context = bindingContext.HttpContext;
         var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), context.Request.Query["org_id"]);
         bindingContext.Result = ModelBindingResult.Success(new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope));
