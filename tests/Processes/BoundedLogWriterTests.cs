@@ -8,7 +8,7 @@ namespace CalcomAccounts.Tests.Processes;
 /// <summary>The log writer, which buffers lines in bounded memory while its output is blocked.</summary>
 public sealed class BoundedLogWriterTests
 {
-    private const string Line = "a line of the log that is about as long as one of a request, which has some 400 bytes where it is JSON\n";
+    private static ReadOnlySpan<byte> Line => "a line of the log that is about as long as one of a request, which has some 400 bytes where it is JSON\n"u8;
 
     private static readonly TimeSpan s_longFlush = TimeSpan.FromSeconds(10);
 
@@ -17,7 +17,7 @@ public sealed class BoundedLogWriterTests
     {
         using var output = new BlockingStream();
         using var writer = Writer(output, s_longFlush);
-        writer.Add("first\n");
+        writer.Add("first\n"u8);
         output.WaitUntilBlocked();
         var fitting = BoundedLogWriter.Capacity / Line.Length;
 
@@ -42,12 +42,12 @@ public sealed class BoundedLogWriterTests
         using var output = new BlockingStream { ShouldFail = true };
         using var writer = Writer(output, s_longFlush);
         output.Release();
-        writer.Add("one\n");
-        writer.Add("two\n");
+        writer.Add("one\n"u8);
+        writer.Add("two\n"u8);
         Assert.True(SpinWait.SpinUntil(() => writer.Dropped is 2, s_longFlush));
         output.ShouldFail = false;
 
-        writer.Add("three\n");
+        writer.Add("three\n"u8);
         writer.Dispose();
 
         Assert.Equal("three\n2 dropped\n", output.Text);
@@ -58,10 +58,10 @@ public sealed class BoundedLogWriterTests
     {
         using var output = new BlockingStream();
         using var writer = Writer(output, s_longFlush);
-        writer.Add("first\n");
+        writer.Add("first\n"u8);
         output.WaitUntilBlocked();
-        writer.Add("Größe 😀\n");
-        writer.Add("last\n");
+        writer.Add("Größe 😀\n"u8);
+        writer.Add("last\n"u8);
 
         output.Release();
         writer.Dispose();
@@ -74,7 +74,7 @@ public sealed class BoundedLogWriterTests
     {
         using var output = new BlockingStream();
         using var writer = Writer(output, TimeSpan.FromMilliseconds(200));
-        writer.Add("first\n");
+        writer.Add("first\n"u8);
         output.WaitUntilBlocked();
         var started = Stopwatch.GetTimestamp();
 
@@ -85,7 +85,7 @@ public sealed class BoundedLogWriterTests
     }
 
     private static BoundedLogWriter Writer(Stream output, TimeSpan flushTimeout) =>
-        new(output, dropped => string.Create(CultureInfo.InvariantCulture, $"{dropped} dropped\n"), flushTimeout);
+        new(output, dropped => Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{dropped} dropped\n")), flushTimeout);
 
     /// <summary>A stream whose writes block until it is released.</summary>
     private sealed class BlockingStream : MemoryStream

@@ -1,5 +1,4 @@
 using System.Buffers;
-using System.Text;
 
 namespace CalcomAccounts.Api.Observability;
 
@@ -16,7 +15,7 @@ internal sealed class BoundedLogWriter : IDisposable
     private static readonly TimeSpan s_flushInterval = TimeSpan.FromMilliseconds(10);
 
     private readonly Stream _output;
-    private readonly Func<long, string> _formatDropped;
+    private readonly Func<long, ReadOnlySpan<byte>> _formatDropped;
     private readonly TimeSpan _flushTimeout;
     private readonly Thread _thread;
 
@@ -31,7 +30,7 @@ internal sealed class BoundedLogWriter : IDisposable
     /// <param name="output">Where to.</param>
     /// <param name="formatDropped">The line, with its line break, that tells how many were dropped.</param>
     /// <param name="flushTimeout">How long <see cref="Dispose"/> waits for what is pending to be written.</param>
-    public BoundedLogWriter(Stream output, Func<long, string> formatDropped, TimeSpan flushTimeout)
+    public BoundedLogWriter(Stream output, Func<long, ReadOnlySpan<byte>> formatDropped, TimeSpan flushTimeout)
     {
         (_output, _formatDropped, _flushTimeout) = (output, formatDropped, flushTimeout);
 
@@ -52,18 +51,18 @@ internal sealed class BoundedLogWriter : IDisposable
         }
     }
 
-    /// <param name="line">With its line break.</param>
-    public void Add(string line)
+    /// <param name="line">In UTF-8, with its line break.</param>
+    public void Add(ReadOnlySpan<byte> line)
     {
         lock (_lock)
         {
-            if (_pending.WrittenCount + Encoding.UTF8.GetByteCount(line) > Capacity)
+            if (_pending.WrittenCount + line.Length > Capacity)
             {
                 CountDropped(1);
                 return;
             }
 
-            Encoding.UTF8.GetBytes(line, _pending);
+            _pending.Write(line);
             if (++_pendingLines is 1)
             {
                 Monitor.Pulse(_lock);
@@ -124,7 +123,7 @@ internal sealed class BoundedLogWriter : IDisposable
 
         if (lines > 0 && reported > 0)
         {
-            Encoding.UTF8.GetBytes(_formatDropped(reported), batch);
+            batch.Write(_formatDropped(reported));
         }
 
         return lines > 0;

@@ -1,5 +1,5 @@
 using System.Diagnostics.Metrics;
-using System.Globalization;
+using System.Text;
 using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Application;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -15,11 +15,12 @@ namespace CalcomAccounts.Api.Observability;
 [ProviderAlias("Console")]
 internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
 {
-    // A line that is longer is rare: its memory is not kept.
     private const int UsualLength = 1024;
 
+    private static readonly UTF8Encoding s_utf8 = new(encoderShouldEmitUTF8Identifier: false);
+
     [ThreadStatic]
-    private static StringWriter? s_line;
+    private static StreamWriter? s_line;
 
     private readonly ConsoleFormatter _formatter;
     private readonly BoundedLogWriter _writer;
@@ -27,10 +28,16 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
 
     public ConsoleLog(
         IEnumerable<ConsoleFormatter> formatters, IOptions<ConsoleLoggerOptions> options, ShutdownTimeouts timeouts, IMeterFactory meters)
+        : this(formatters, options, timeouts, meters, Console.OpenStandardOutput())
+    {
+    }
+
+    internal ConsoleLog(
+        IEnumerable<ConsoleFormatter> formatters, IOptions<ConsoleLoggerOptions> options, ShutdownTimeouts timeouts, IMeterFactory meters, Stream output)
     {
         var byName = formatters.ToDictionary(formatter => formatter.Name, StringComparer.OrdinalIgnoreCase);
         _formatter = byName.GetValueOrDefault(options.Value.FormatterName ?? "") ?? byName[ConsoleFormatterNames.Simple];
-        _writer = new(Console.OpenStandardOutput(), FormatDropped, timeouts.Log);
+        _writer = new(output, FormatDropped, timeouts.Log);
         meters.Create(ResolutionMetrics.MeterName).CreateObservableCounter(
             "calcom.log.dropped", () => _writer.Dropped, "{line}", "Log lines that were dropped, as standard output did not take them");
     }
@@ -41,23 +48,28 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
 
     public void Dispose() => _writer.Dispose();
 
-    private string Format<TState>(in LogEntry<TState> entry)
+    /// <returns>The line in UTF-8, until the next one of this thread; empty where the formatter writes none.</returns>
+    private ReadOnlySpan<byte> Format<TState>(scoped in LogEntry<TState> entry)
     {
-        var line = s_line ??= new(CultureInfo.InvariantCulture);
-        var buffer = line.GetStringBuilder();
+        var line = s_line ??= new(new MemoryStream(UsualLength), s_utf8, UsualLength);
+        var bytes = (MemoryStream)line.BaseStream;
+        bytes.SetLength(0);
+
+        // A longer line is rare: its memory is not kept.
+        bytes.Capacity = UsualLength;
         try
         {
             _formatter.Write(entry, _scopes, line);
-            return buffer.ToString();
         }
         finally
         {
-            buffer.Clear();
-            buffer.Capacity = Math.Min(buffer.Capacity, UsualLength);
+            line.Flush();
         }
+
+        return bytes.GetBuffer().AsSpan(0, (int)bytes.Length);
     }
 
-    private string FormatDropped(long lines)
+    private ReadOnlySpan<byte> FormatDropped(long lines)
     {
         KeyValuePair<string, object?>[] state = [new("Lines", lines), new("{OriginalFormat}", "{Lines} log lines were dropped")];
         return Format(new LogEntry<KeyValuePair<string, object?>[]>(
@@ -75,7 +87,7 @@ internal sealed class ConsoleLog : ILoggerProvider, ISupportExternalScope
             LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
         {
             var line = log.Format(new LogEntry<TState>(logLevel, category, eventId, state, exception, formatter));
-            if (line is not "")
+            if (!line.IsEmpty)
             {
                 log._writer.Add(line);
             }
