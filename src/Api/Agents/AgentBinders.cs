@@ -2,6 +2,8 @@ using System.Text.Json;
 using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure;
+using FluentValidation;
+using FluentValidation.AspNetCore;
 using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Mvc.ModelBinding;
 using Microsoft.Net.Http.Headers;
@@ -9,21 +11,21 @@ using Microsoft.Net.Http.Headers;
 namespace CalcomAccounts.Api.Agents;
 
 // MVC's own binders would turn an empty org_id into an absent one, and drop all but the first.
-internal sealed class GetAgentAccountBinder : IModelBinder
+internal sealed class GetAgentAccountBinder(IValidator<GetAgentAccount> validator) : IModelBinder
 {
     public Task BindModelAsync(ModelBindingContext bindingContext)
     {
-        // FluentValidation reads the attributes of a parameter by reflection, for each request, whose name or binder's name this is or none.
-        bindingContext.ModelName = nameof(GetAgentAccount);
         var context = bindingContext.HttpContext;
         var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), context.Request.Query["org_id"]);
-        bindingContext.Result = ModelBindingResult.Success(new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope));
+        var query = new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope);
+        validator.Validate(query).AddToModelState(bindingContext.ModelState);
+        bindingContext.Result = ModelBindingResult.Success(query);
         return Task.CompletedTask;
     }
 }
 
 // MVC's own reader of bodies would say what it found wrong in words of its own, and repeat what was sent.
-internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
+internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> validator, LookupLimits limits) : IModelBinder
 {
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {
@@ -39,7 +41,9 @@ internal sealed class GetAgentAccountsBinder(LookupLimits limits) : IModelBinder
         var request = await ReadBodyAsync(context);
         var orgIds = context.Request.Query["org_id"];
         var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), request?.OrgId is { } orgId ? [.. orgIds, orgId] : orgIds);
-        bindingContext.Result = ModelBindingResult.Success(new GetAgentAccounts(request?.AgentIds, scope));
+        var query = new GetAgentAccounts(request?.AgentIds, scope);
+        validator.Validate(query).AddToModelState(bindingContext.ModelState);
+        bindingContext.Result = ModelBindingResult.Success(query);
     }
 
     /// <returns>Null where the body is not what it has to be; which of its elements are UUIDs is for the validator to say.</returns>

@@ -1,5 +1,4 @@
 using CalcomAccounts.Application;
-using FluentValidation.AspNetCore;
 using Microsoft.AspNetCore.Mvc.ModelBinding;
 using Microsoft.AspNetCore.Rewrite;
 
@@ -12,12 +11,13 @@ internal static class AgentsExtensions
     {
         services.AddControllers(mvc =>
         {
-            // Queries are bound by binders of their own, and judged by their validators alone.
+            // Queries are bound by binders of their own, which have them judged by their validators. FluentValidation's own hook into MVC
+            // is not used: it looks for attributes by reflection with each request, and its authors advise against it.
             mvc.ValueProviderFactories.Clear();
             mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
             mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccounts)));
         });
-        return services.AddFluentValidationAutoValidation(validation => validation.DisableDataAnnotationsValidation = true);
+        return services;
     }
 
     /// <summary>No route matches an empty segment; a blank one reaches the validator, as any other <c>agent_id</c> that is no UUID.</summary>
