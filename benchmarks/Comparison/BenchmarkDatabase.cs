@@ -15,7 +15,6 @@ internal sealed class BenchmarkDatabase : IAsyncDisposable
 {
     private const int Organizations = 100;
     private const int SampleSize = 10_000;
-    private const double MicrosecondsPerTick = 1e6 / 100;
     private readonly EmbeddedPostgres _server;
 
     private BenchmarkDatabase(EmbeddedPostgres server, string connectionString, IReadOnlyList<Sample> sample) =>
@@ -71,28 +70,7 @@ internal sealed class BenchmarkDatabase : IAsyncDisposable
     public double CpuMicroseconds()
     {
         var postmaster = File.ReadLines(Path.Combine(new NpgsqlConnectionStringBuilder(ConnectionString).Host!, "postmaster.pid")).First();
-        var ticks = 0L;
-        foreach (var process in Directory.EnumerateDirectories("/proc").Where(folder => char.IsAsciiDigit(Path.GetFileName(folder)[0])))
-        {
-            string stat;
-            try
-            {
-                stat = File.ReadAllText(Path.Combine(process, "stat"));
-            }
-            catch (IOException)
-            {
-                continue; // It has ended meanwhile, and counts with its parent's children.
-            }
-
-            // After the name: state, parent, … utime, stime, cutime, cstime (proc(5), from the third field on).
-            var fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
-            long Ticks(int field) => long.Parse(fields[field], CultureInfo.InvariantCulture);
-            ticks += Path.GetFileName(process) == postmaster ? Ticks(11) + Ticks(12) + Ticks(13) + Ticks(14)
-                : fields[1] == postmaster ? Ticks(11) + Ticks(12)
-                : 0;
-        }
-
-        return ticks * MicrosecondsPerTick;
+        return Shell.CpuMicroseconds(int.Parse(postmaster, CultureInfo.InvariantCulture));
     }
 
     public async Task<long> CountSessionsAsync(string applicationName)

@@ -21,7 +21,7 @@ internal static class Bulk
             await using var service = await RunningTarget.StartAsync(new("service", program, "", serviceEnvironment), database, issuer, "HS256");
             var tenants = database.Sample.GroupBy(sample => sample.OrgId).Take(2).Select(tenant => tenant.ToList()).ToList();
             var singles = Path.Combine(folder, "singles");
-            var singleToken = issuer.Sign("HS256", tenants[0][0].OrgId);
+            var singleToken = issuer.Sign("HS256", tenants[0][0].OrgId, number: 0);
             await File.WriteAllLinesAsync(singles, tenants[0].Select(sample => $"{PathOf(sample)} {singleToken}"));
             await Comparison.LoadAsync(service, singles, OthersConnections, rounds.WarmUp);
 
@@ -31,7 +31,7 @@ internal static class Bulk
             foreach (var attack in s_attacks)
             {
                 var lists = Path.Combine(folder, $"lists-of-{attack.Length}");
-                var listToken = issuer.Sign("HS256", tenants[1][0].OrgId);
+                var listToken = issuer.Sign("HS256", tenants[1][0].OrgId, number: 0);
                 await File.WriteAllLinesAsync(lists, Enumerable.Range(0, 50).Select(list =>
                     $"/api/v1/calcom/agents/accounts {listToken} {JsonSerializer.Serialize(new { agent_ids = Enumerable.Range(0, attack.Length).Select(i => tenants[1][((list * attack.Length) + i) % tenants[1].Count].AgentId) })}"));
                 List<double[]> alone = [], beside = [];

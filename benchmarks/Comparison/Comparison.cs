@@ -1,17 +1,20 @@
 using System.Diagnostics;
 using System.Globalization;
+using Npgsql;
 
 namespace CalcomAccounts.Benchmarks;
 
-/// <summary>What is asked, of how many agents, by how many connections at once.</summary>
-internal sealed record Scenario(string Algorithm, int Agents, int Connections);
+/// <summary>What is asked, of how many agents, with how many different tokens, by how many connections at once.</summary>
+internal sealed record Scenario(string Algorithm, int Agents, int Tokens, int Connections);
 
 /// <summary>How often and how long, in seconds, each scenario is measured, and how often a start.</summary>
 internal sealed record Rounds(int Count, int Seconds, int WarmUp, int Starts);
 
-/// <summary>The service and the baseline, measured in turn.</summary>
+/// <summary>The baseline, the service and its rival, measured in turn.</summary>
 internal static class Comparison
 {
+    private const string Service = "service";
+
     private static readonly string[] s_columns =
         ["requests/s", "server CPU µs", "database CPU µs", "p50 ms", "p99 ms", "memory MiB", "sessions", "errors"];
 
@@ -24,7 +27,8 @@ internal static class Comparison
             Target[] targets =
             [
                 new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
-                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
+                new(Service, await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
+                new("bun", await InstallBunAsync(folder), "", ""),
             ];
             await using var issuer = await Issuer.StartAsync();
             var errors = 0L;
@@ -32,9 +36,9 @@ internal static class Comparison
             {
                 await using var database = await BenchmarkDatabase.StartAsync(agents.Key);
                 Console.WriteLine($"{agents.Key} agents, {database.Description}, {Environment.ProcessorCount} processors, medians of {rounds.Count} rounds of {rounds.Seconds} s");
-                foreach (var algorithm in agents.GroupBy(scenario => scenario.Algorithm))
+                foreach (var tokens in agents.GroupBy(scenario => (scenario.Algorithm, scenario.Tokens)))
                 {
-                    errors += await RunAsync([.. algorithm], targets, database, issuer, rounds, folder);
+                    errors += await RunAsync([.. tokens], targets, database, issuer, rounds, folder);
                 }
 
                 await MeasureStartsAsync(targets, database, issuer, agents.First().Algorithm, rounds.Starts);
@@ -54,8 +58,9 @@ internal static class Comparison
     {
         var algorithm = scenarios[0].Algorithm;
         var requests = Path.Combine(folder, "requests");
-        await File.WriteAllLinesAsync(requests, database.Sample.Select(
-            sample => $"/api/v1/calcom/agents/{sample.AgentId}/account {issuer.Sign(algorithm, sample.OrgId)}"));
+        await File.WriteAllLinesAsync(requests, Enumerable.Range(0, scenarios[0].Tokens).AsParallel().AsOrdered()
+            .Select(i => (database.Sample[i % database.Sample.Count], i))
+            .Select(request => $"/api/v1/calcom/agents/{request.Item1.AgentId}/account {issuer.Sign(algorithm, request.Item1.OrgId, request.i)}"));
 
         var running = new List<RunningTarget>();
         try
@@ -73,14 +78,14 @@ internal static class Comparison
                 var results = targets.Select(_ => new List<double[]>()).ToList();
                 for (var round = 0; round < rounds.Count; round++)
                 {
-                    // Each begins every other round, so that neither has the quieter half.
-                    foreach (var i in round % 2 == 0 ? [0, 1] : new[] { 1, 0 })
+                    // In another order each round, so that none has the quieter part.
+                    foreach (var i in Enumerable.Range(0, targets.Length).Select(i => (i + round) % targets.Length))
                     {
                         results[i].Add(await MeasureAsync(running[i], database, requests, scenario.Connections, rounds.Seconds));
                     }
                 }
 
-                Print($"{algorithm}, {scenario.Agents} agents, {scenario.Connections} connections", targets, results);
+                Print($"{algorithm}, {scenario.Agents} agents, {scenario.Tokens} tokens, {scenario.Connections} connections", targets, results);
                 errors += results.Sum(measured => (long)measured.Sum(figures => figures[^1]));
             }
 
@@ -127,12 +132,14 @@ internal static class Comparison
     private static void Print(string title, Target[] targets, List<List<double[]>> results)
     {
         Console.WriteLine();
-        Console.WriteLine($"{title,-44}{string.Concat(targets.Select(target => $"{target.Name,12}"))}       ratio");
+        var service = Array.FindIndex(targets, target => target.Name is Service);
+        var others = Enumerable.Range(0, targets.Length).Where(i => i != service).ToList();
+        Console.WriteLine($"{title,-56}{string.Concat(targets.Select(target => $"{target.Name,12}"))}{string.Concat(others.Select(i => $"{"x " + targets[i].Name,12}"))}");
         for (var column = 0; column < s_columns.Length; column++)
         {
             var medians = results.Select(measured => Median(measured.Select(figures => figures[column]))).ToList();
-            var ratio = Median(results[1].Zip(results[0], (service, baseline) => service[column] / baseline[column]));
-            Console.WriteLine($"  {s_columns[column],-42}{string.Concat(medians.Select(median => $"{median,12:0.##}"))}{ratio,12:0.00}");
+            var ratios = others.Select(i => Median(results[service].Zip(results[i], (figures, other) => figures[column] / other[column])));
+            Console.WriteLine($"  {s_columns[column],-54}{string.Concat(medians.Select(median => $"{median,12:0.##}"))}{string.Concat(ratios.Select(ratio => $"{ratio,12:0.00}"))}");
         }
     }
 
@@ -152,7 +159,7 @@ internal static class Comparison
         if (starts > 0)
         {
             Console.WriteLine();
-            Console.WriteLine($"  {"process start to first 200, ms",-42}{string.Concat(milliseconds.Select(times => $"{Median(times),12:0}"))}{Median(milliseconds[1]) / Median(milliseconds[0]),12:0.00}");
+            Console.WriteLine($"  {"process start to first 200, ms",-54}{string.Concat(milliseconds.Select(times => $"{Median(times),12:0}"))}{Median(milliseconds[1]) / Median(milliseconds[0]),12:0.00}");
         }
     }
 
@@ -165,12 +172,26 @@ internal static class Comparison
     internal static async Task<string> PublishAsync(string folder, string project, string program)
     {
         await Shell.CommandAsync("dotnet", "publish", project, "--configuration", "Release", "--output", Path.Combine(folder, program), "--verbosity", "quiet");
-        return Path.Combine(folder, program, program);
+        return $"exec {Path.Combine(folder, program, program)}";
+    }
+
+    private static async Task<string> InstallBunAsync(string folder)
+    {
+        var project = Path.Combine(folder, "bun");
+        await Shell.CommandAsync("cp", "-r", "benchmarks/Bun", project);
+        await Shell.CommandAsync("npm", "ci", "--prefix", project, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error");
+
+        // The package's own program only chooses among these, one for each platform.
+        return $"exec {Path.Combine(Directory.GetDirectories(Path.Combine(project, "node_modules/@oven")).Order().First(), "bin/bun")} {Path.Combine(project, "server.ts")}";
     }
 }
 
 /// <summary>A program to measure.</summary>
-internal sealed record Target(string Name, string Program, string ConnectionSettings, string Environment);
+/// <param name="Name">In the tables, and of its sessions of the database.</param>
+/// <param name="Command">Of the shell.</param>
+/// <param name="ConnectionSettings">Added to the connection string.</param>
+/// <param name="Environment">Further variables, as in a shell.</param>
+internal sealed record Target(string Name, string Command, string ConnectionSettings, string Environment);
 
 /// <summary>One that runs.</summary>
 internal sealed class RunningTarget : IAsyncDisposable
@@ -188,8 +209,14 @@ internal sealed class RunningTarget : IAsyncDisposable
     public static async Task<RunningTarget> StartAsync(Target target, BenchmarkDatabase database, Issuer issuer, string algorithm)
     {
         var url = $"http://127.0.0.1:{Shell.FreePort()}";
-        var start = new ProcessStartInfo("/bin/sh", ["-c", $"exec env {target.Environment} '{target.Program}' --urls {url} >/dev/null"]);
+        var start = new ProcessStartInfo("/bin/sh", ["-c", $"{target.Environment} {target.Command} --urls {url} >/dev/null"]);
         start.Environment["ConnectionStrings__CalcomAccounts"] = $"{database.ConnectionString};Application Name={target.Name};{target.ConnectionSettings}";
+        var connection = new NpgsqlConnectionStringBuilder(database.ConnectionString);
+        start.Environment["PGHOST"] = connection.Host;
+        start.Environment["PGPORT"] = $"{connection.Port}";
+        start.Environment["PGUSER"] = connection.Username;
+        start.Environment["PGPASSWORD"] = connection.Password;
+        start.Environment["PGDATABASE"] = connection.Database;
         foreach (var (key, value) in issuer.Settings(algorithm))
         {
             start.Environment[$"Authentication__Schemes__Bearer__{key}"] = value;
@@ -198,7 +225,7 @@ internal sealed class RunningTarget : IAsyncDisposable
         var running = new RunningTarget(Process.Start(start)!, target.Name, url);
         var deadline = Stopwatch.StartNew();
         var sample = database.Sample[0];
-        var token = issuer.Sign(algorithm, sample.OrgId);
+        var token = issuer.Sign(algorithm, sample.OrgId, number: 0);
         while (true)
         {
             try
@@ -218,7 +245,7 @@ internal sealed class RunningTarget : IAsyncDisposable
     {
         foreach (var sample in database.Sample.Take(100))
         {
-            var body = await AskAsync(sample, issuer.Sign(algorithm, sample.OrgId));
+            var body = await AskAsync(sample, issuer.Sign(algorithm, sample.OrgId, number: 0));
             if (!body.Contains(sample.Expected, StringComparison.Ordinal))
             {
                 throw new InvalidOperationException($"{Name} answered {body}, not {sample.Expected}");
@@ -226,17 +253,9 @@ internal sealed class RunningTarget : IAsyncDisposable
         }
     }
 
-    public double CpuMicroseconds()
-    {
-        _process.Refresh();
-        return _process.TotalProcessorTime.TotalMicroseconds;
-    }
+    public double CpuMicroseconds() => Shell.CpuMicroseconds(_process.Id);
 
-    public double ResidentMiB()
-    {
-        _process.Refresh();
-        return _process.WorkingSet64 / (double)(1 << 20);
-    }
+    public double ResidentMiB() => Shell.ResidentMiB(_process.Id);
 
     public async ValueTask DisposeAsync()
     {

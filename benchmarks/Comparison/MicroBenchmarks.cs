@@ -1,4 +1,5 @@
 using System.Buffers.Text;
+using System.Diagnostics.Metrics;
 using System.Text;
 using BenchmarkDotNet.Attributes;
 using BenchmarkDotNet.Configs;
@@ -9,9 +10,13 @@ using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Authentication;
 using CalcomAccounts.Api.Hosting;
 using CalcomAccounts.Api.Http;
+using CalcomAccounts.Api.Observability;
 using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
+using Microsoft.AspNetCore.Routing.Patterns;
 using Microsoft.Extensions.Logging.Abstractions;
+using Microsoft.Extensions.Logging.Console;
+using Microsoft.Extensions.Options;
 using Microsoft.IdentityModel.JsonWebTokens;
 
 namespace CalcomAccounts.Benchmarks;
@@ -34,6 +39,9 @@ public class MicroBenchmarks
     private static readonly KeySet s_keySet = TrustedIssuer.ReadAll(new ConfigurationBuilder().Build(), NullLogger.Instance)[0].KeySet;
     private static readonly CallerClaims s_claims = new(new CalcomAccountsOptions());
     private static readonly TokenCache s_cache = new(TimeProvider.System);
+    private static readonly RequestLogging s_requestLogging = new(_ => Task.CompletedTask, CreateLogger());
+    private static readonly RequestLogDetails s_details = new() { Decision = AccountResolver.Decide(s_agent) };
+    private static readonly HttpContext s_request = CreateRequest();
 
     /// <summary>A token that is remembered while this is measured.</summary>
     [IterationSetup(Target = nameof(FindToken))]
@@ -54,6 +62,30 @@ public class MicroBenchmarks
     /// <summary>The answer's body.</summary>
     [Benchmark]
     public byte[] WriteJson() => System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(s_response, typeof(GetAgentCalcomAccountResponse), ResponseJson.Context);
+
+    /// <summary>A request's line in JSON, until it waits in the buffer to be written.</summary>
+    [Benchmark]
+    public Task WriteLogLine() => s_requestLogging.InvokeAsync(s_request, s_details);
+
+    private static ILogger<RequestLogging> CreateLogger()
+    {
+        var services = new ServiceCollection().AddLogging(logging => logging.AddJsonConsole()).AddMetrics().BuildServiceProvider();
+        return LoggerFactory.Create(logging => logging.AddProvider(new ConsoleLog(
+            services.GetServices<ConsoleFormatter>(),
+            Options.Create(new ConsoleLoggerOptions { FormatterName = ConsoleFormatterNames.Json }),
+            new ShutdownTimeouts(TimeSpan.FromSeconds(10)),
+            services.GetRequiredService<IMeterFactory>(),
+            Stream.Null))).CreateLogger<RequestLogging>();
+    }
+
+    private static DefaultHttpContext CreateRequest()
+    {
+        var request = new DefaultHttpContext { User = CallerClaims.ToPrincipal(Caller.OfSubject("somebody")) };
+        request.Request.RouteValues["agent_id"] = $"{Guid.NewGuid()}";
+        request.SetEndpoint(new RouteEndpoint(
+            _ => Task.CompletedTask, RoutePatternFactory.Parse("api/v1/calcom/agents/{agent_id}/account"), order: 0, metadata: null, displayName: null));
+        return request;
+    }
 
     internal static void Run(bool once)
     {

@@ -1,7 +1,7 @@
 using System.Globalization;
 using CalcomAccounts.Benchmarks;
 
-// Measures the published service against the baseline beside it, on a private PostgreSQL, and prints a table for each scenario;
+// Measures the published service against the baseline and a rival beside it, on a private PostgreSQL, and prints a table for each scenario;
 // with '--bulk', what one tenant's lists leave to another; or, as 'micro', what parts of a request cost.
 if (args is ["micro", .. var words])
 {
@@ -16,18 +16,22 @@ int Number(string name, int otherwise) => options.GetValue(name, otherwise);
 
 Scenario[] scenarios =
 [
-    new("HS256", 1_000, 1), new("HS256", 1_000, 16), new("HS256", 1_000, 64), new("HS256", 1_000, 256),
-    new("RS256", 1_000, 64), new("HS256", 2_000_000, 64),
+    new("HS256", 100_000, 20_000, 1), new("HS256", 100_000, 20_000, 16), new("HS256", 100_000, 20_000, 64), new("HS256", 100_000, 20_000, 256),
+    new("RS256", 100_000, 20_000, 64), new("HS256", 100_000, 1_000, 64), new("HS256", 100_000, 50_000, 64),
 ];
 if (options["connections"] is { } connections)
 {
     scenarios =
     [
         .. from algorithm in (options["algorithms"] ?? "HS256").Split(',')
-           from agents in (options["agents"] ?? "1000").Split(',')
+           from agents in (options["agents"] ?? "100000").Split(',')
+           from tokens in (options["tokens"] ?? "20000").Split(',')
            from count in connections.Split(',')
            select new Scenario(
-               algorithm, int.Parse(agents, CultureInfo.InvariantCulture), int.Parse(count, CultureInfo.InvariantCulture)),
+               algorithm,
+               int.Parse(agents, CultureInfo.InvariantCulture),
+               int.Parse(tokens, CultureInfo.InvariantCulture),
+               int.Parse(count, CultureInfo.InvariantCulture)),
     ];
 }
 
