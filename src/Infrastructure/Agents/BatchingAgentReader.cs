@@ -7,9 +7,8 @@ using Npgsql;
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>
-/// Batches lookups (the DataLoader pattern, <c>docs/adr/0003-request-batching.md</c>): one statement is in flight, and the lookups that
-/// arrive meanwhile share the next one. While it takes long, or enough of them wait to fill another, a limited number of statements are in
-/// flight, each in a <b>shared slot</b>. An idle service sends at once, and nothing is cached.
+/// Batches lookups (the DataLoader pattern, <c>docs/adr/0003-request-batching.md</c>): a limited number of statements, one in each
+/// <b>shared slot</b>, is in flight, and the lookups that arrive meanwhile share the next one. There is neither a timer nor a cache.
 /// <para>
 /// Failures are isolated (<c>docs/adr/0004-failure-isolation.md</c>). A batch that fails or times out is <b>retried</b> in smaller
 /// batches, first one for each caller, then halves, until the lookups that fail are on their own. These are then <b>quarantined</b> for 10
@@ -24,9 +23,6 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     // Many times what a statement usually takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
-
-    // A few times what a statement takes on a database nearby.
-    private static readonly TimeSpan s_longDuration = TimeSpan.FromMilliseconds(5);
 
     // Includes the time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
@@ -54,12 +50,6 @@ internal sealed class BatchingAgentReader : IAgentReader
     private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
     private bool _isIsolatedInFlight;
-
-    // What is in flight in shared slots; a slot between two of its statements is in none.
-    private readonly List<Batch> _sharedBatches = [];
-
-    // Whether waiting lookups are looked at again after s_longDuration.
-    private bool _isRecheckDue;
 
     // An exponential moving average.
     private TimeSpan _averageDuration;
@@ -134,17 +124,8 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             if (_sharedInFlight < _limits.MaxConcurrentStatements && (_queue.HasShared || _sharedRetries.Count > 0))
             {
-                if (NeedsSlotBeside(_sharedInFlight))
-                {
-                    _sharedInFlight++;
-                    return Slot.Shared;
-                }
-
-                if (!_isRecheckDue)
-                {
-                    _isRecheckDue = true;
-                    _ = RecheckAsync();
-                }
+                _sharedInFlight++;
+                return Slot.Shared;
             }
 
             if (!_isIsolatedInFlight && (_queue.HasIsolated || _isolatedRetries.Count > 0))
@@ -155,22 +136,6 @@ internal sealed class BatchingAgentReader : IAgentReader
 
             return null;
         }
-    }
-
-    // Few large statements cost less than many small ones, so lookups wait for the statement in flight unless it takes long, or they
-    // fill a statement of their own.
-    private bool NeedsSlotBeside(int otherSlots) =>
-        otherSlots <= _sharedBatches.Count(batch => Stopwatch.GetElapsedTime(batch.Started) >= s_longDuration) || _queue.Count >= MaxBatch;
-
-    private async Task RecheckAsync()
-    {
-        await Task.Delay(s_longDuration);
-        lock (_lock)
-        {
-            _isRecheckDue = false;
-        }
-
-        StartIdleSlots();
     }
 
     private async Task RunSlotAsync(Slot slot)
@@ -190,23 +155,17 @@ internal sealed class BatchingAgentReader : IAgentReader
         StartIdleSlots();
     }
 
-    /// <returns>Null, after releasing the slot, when there is nothing to run in it, or when the other shared slots suffice.</returns>
+    /// <returns>Null, after releasing the slot, when there is nothing to run in it.</returns>
     private Batch? TakeBatch(Slot slot)
     {
         lock (_lock)
         {
-            if (slot is Slot.Shared && !NeedsSlotBeside(_sharedInFlight - 1))
-            {
-                _sharedInFlight--;
-                return null;
-            }
-
             var retries = slot is Slot.Shared ? _sharedRetries : _isolatedRetries;
             while (retries.TryDequeue(out var retry))
             {
                 if (retry.Exists(request => !request.Task.IsCompleted))
                 {
-                    return Begin(new(retry, slot, isRetry: true));
+                    return new(retry, slot, isRetry: true);
                 }
 
                 _queue.EndRetry(retry[0].CallerKey);
@@ -215,23 +174,13 @@ internal sealed class BatchingAgentReader : IAgentReader
             var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : _queue.TakeIsolated(MaxBatch);
             if (requests is not [])
             {
-                return Begin(new(requests, slot, isRetry: false));
+                return new(requests, slot, isRetry: false);
             }
 
             _sharedInFlight -= slot is Slot.Shared ? 1 : 0;
             _isIsolatedInFlight &= slot is Slot.Shared;
             return null;
         }
-    }
-
-    private Batch Begin(Batch batch)
-    {
-        if (batch.Slot is Slot.Shared)
-        {
-            _sharedBatches.Add(batch);
-        }
-
-        return batch;
     }
 
     private async Task RunBatchAsync(Batch batch)
@@ -361,7 +310,6 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            _sharedBatches.Remove(batch);
             if (batch.IsRetry)
             {
                 _queue.EndRetry(batch.Requests[0].CallerKey);

@@ -28,9 +28,6 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     private (CallerKey Key, long Time) _lastServed;
     private (CallerKey Key, long Time) _lastServedBefore;
 
-    /// <summary>How many lookups are queued, for shared slots and for the isolated one.</summary>
-    public int Count => _count;
-
     /// <summary>Whether a request may go to a shared slot now.</summary>
     public bool HasShared => _shared.Any(caller => !IsAtInFlightLimit(caller));
 
