@@ -13,7 +13,8 @@ internal sealed record Rounds(int Count, int Seconds, int WarmUp, int Starts);
 /// <summary>The baseline, the service and its rival, measured in turn.</summary>
 internal static class Comparison
 {
-    private const string Service = "service";
+    // Of the targets.
+    private const int Service = 1;
 
     private static readonly string[] s_columns =
         ["requests/s", "server CPU µs", "database CPU µs", "p50 ms", "p99 ms", "memory MiB", "sessions", "errors"];
@@ -27,7 +28,7 @@ internal static class Comparison
             Target[] targets =
             [
                 new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
-                new(Service, await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
+                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
                 new("bun", await InstallBunAsync(folder), "", ""),
             ];
             await using var issuer = await Issuer.StartAsync();
@@ -58,9 +59,11 @@ internal static class Comparison
     {
         var algorithm = scenarios[0].Algorithm;
         var requests = Path.Combine(folder, "requests");
-        await File.WriteAllLinesAsync(requests, Enumerable.Range(0, scenarios[0].Tokens).AsParallel().AsOrdered()
-            .Select(i => (database.Sample[i % database.Sample.Count], i))
-            .Select(request => $"/api/v1/calcom/agents/{request.Item1.AgentId}/account {issuer.Sign(algorithm, request.Item1.OrgId, request.i)}"));
+        await File.WriteAllLinesAsync(requests, Enumerable.Range(0, scenarios[0].Tokens).AsParallel().AsOrdered().Select(number =>
+        {
+            var sample = database.Sample[number % database.Sample.Count];
+            return $"/api/v1/calcom/agents/{sample.AgentId}/account {issuer.Sign(algorithm, sample.OrgId, number)}";
+        }));
 
         var running = new List<RunningTarget>();
         try
@@ -132,13 +135,12 @@ internal static class Comparison
     private static void Print(string title, Target[] targets, List<List<double[]>> results)
     {
         Console.WriteLine();
-        var service = Array.FindIndex(targets, target => target.Name is Service);
-        var others = Enumerable.Range(0, targets.Length).Where(i => i != service).ToList();
+        var others = Enumerable.Range(0, targets.Length).Where(i => i != Service).ToList();
         Console.WriteLine($"{title,-56}{string.Concat(targets.Select(target => $"{target.Name,12}"))}{string.Concat(others.Select(i => $"{"x " + targets[i].Name,12}"))}");
         for (var column = 0; column < s_columns.Length; column++)
         {
             var medians = results.Select(measured => Median(measured.Select(figures => figures[column]))).ToList();
-            var ratios = others.Select(i => Median(results[service].Zip(results[i], (figures, other) => figures[column] / other[column])));
+            var ratios = others.Select(i => Median(results[Service].Zip(results[i], (figures, other) => figures[column] / other[column])));
             Console.WriteLine($"  {s_columns[column],-54}{string.Concat(medians.Select(median => $"{median,12:0.##}"))}{string.Concat(ratios.Select(ratio => $"{ratio,12:0.00}"))}");
         }
     }
@@ -159,7 +161,7 @@ internal static class Comparison
         if (starts > 0)
         {
             Console.WriteLine();
-            Console.WriteLine($"  {"process start to first 200, ms",-54}{string.Concat(milliseconds.Select(times => $"{Median(times),12:0}"))}{Median(milliseconds[1]) / Median(milliseconds[0]),12:0.00}");
+            Console.WriteLine($"  {"process start to first 200, ms",-54}{string.Concat(milliseconds.Select(times => $"{Median(times),12:0}"))}{Median(milliseconds[Service]) / Median(milliseconds[0]),12:0.00}");
         }
     }
 
@@ -172,7 +174,7 @@ internal static class Comparison
     internal static async Task<string> PublishAsync(string folder, string project, string program)
     {
         await Shell.CommandAsync("dotnet", "publish", project, "--configuration", "Release", "--output", Path.Combine(folder, program), "--verbosity", "quiet");
-        return $"exec {Path.Combine(folder, program, program)}";
+        return Path.Combine(folder, program, program);
     }
 
     private static async Task<string> InstallBunAsync(string folder)
@@ -182,7 +184,7 @@ internal static class Comparison
         await Shell.CommandAsync("npm", "ci", "--prefix", project, "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error");
 
         // The package's own program only chooses among these, one for each platform.
-        return $"exec {Path.Combine(Directory.GetDirectories(Path.Combine(project, "node_modules/@oven")).Order().First(), "bin/bun")} {Path.Combine(project, "server.ts")}";
+        return $"{Path.Combine(Directory.GetDirectories(Path.Combine(project, "node_modules/@oven")).Order().First(), "bin/bun")} {Path.Combine(project, "server.ts")}";
     }
 }
 
@@ -209,7 +211,7 @@ internal sealed class RunningTarget : IAsyncDisposable
     public static async Task<RunningTarget> StartAsync(Target target, BenchmarkDatabase database, Issuer issuer, string algorithm)
     {
         var url = $"http://127.0.0.1:{Shell.FreePort()}";
-        var start = new ProcessStartInfo("/bin/sh", ["-c", $"{target.Environment} {target.Command} --urls {url} >/dev/null"]);
+        var start = new ProcessStartInfo("/bin/sh", ["-c", $"exec env {target.Environment} {target.Command} --urls {url} >/dev/null"]);
         start.Environment["ConnectionStrings__CalcomAccounts"] = $"{database.ConnectionString};Application Name={target.Name};{target.ConnectionSettings}";
         var connection = new NpgsqlConnectionStringBuilder(database.ConnectionString);
         start.Environment["PGHOST"] = connection.Host;

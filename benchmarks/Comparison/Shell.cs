@@ -25,12 +25,12 @@ internal static class Shell
 
     /// <summary>What a process and its children have used, those that have ended included.</summary>
     public static double CpuMicroseconds(int processId) => Family(processId)
-        .Sum(process => process.Ticks(11) + process.Ticks(12) + (process.Id == processId ? process.Ticks(13) + process.Ticks(14) : 0)) * MicrosecondsPerTick;
+        .Sum(process => process.Field(11) + process.Field(12) + (process.Id == processId ? process.Field(13) + process.Field(14) : 0)) * MicrosecondsPerTick;
 
     /// <summary>What a process and its children have in memory; what they share counts for each.</summary>
-    public static double ResidentMiB(int processId) => Family(processId).Sum(process => process.Ticks(21)) * Environment.SystemPageSize / (double)(1 << 20);
+    public static double ResidentMiB(int processId) => Family(processId).Sum(process => process.Field(21)) * Environment.SystemPageSize / (double)(1 << 20);
 
-    private static IEnumerable<(int Id, Func<int, long> Ticks)> Family(int processId)
+    private static IEnumerable<(int Id, Func<int, long> Field)> Family(int processId)
     {
         foreach (var id in Directory.EnumerateDirectories("/proc").Select(Path.GetFileName).Where(name => char.IsAsciiDigit(name![0])))
         {

@@ -100,12 +100,14 @@ public sealed class StartTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     // The SDK ignores misspelt properties, so the result is checked.
-    [Fact]
-    public async Task RuntimeConfiguration_HasTheMeasuredGarbageCollector()
+    [Theory]
+    [InlineData("System.GC.Server", false)]
+    [InlineData("System.GC.Concurrent", null)] // Not switched off.
+    public async Task RuntimeConfiguration_HasTheMeasuredSettings(string setting, bool? expected)
     {
         var configuration = JsonNode.Parse(await File.ReadAllTextAsync(Path.Combine(AppContext.BaseDirectory, "CalcomAccounts.Api.runtimeconfig.json")));
 
-        Assert.False(configuration!["runtimeOptions"]!["configProperties"]!["System.GC.Server"]!.GetValue<bool>());
+        Assert.Equal(expected, configuration!["runtimeOptions"]!["configProperties"]![setting]?.GetValue<bool>());
     }
 
     [Fact]

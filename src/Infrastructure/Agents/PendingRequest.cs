@@ -17,7 +17,7 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?
         _agentIds = agentIds;
         Caller = caller;
         CallerKey = new(caller);
-        Lookups = agentIds is [var one] ? [new(one, caller)] : [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
+        Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
         QueueNode = new(this);
     }
 
@@ -43,5 +43,5 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?
     public bool HasSameLookups(PendingRequest other) => Lookups.SequenceEqual(other.Lookups);
 
     public void TrySetAgents(IReadOnlyDictionary<Lookup, Agent?> agents) =>
-        TrySetResult(Count is 1 ? [agents[Lookups[0]]] : [.. _agentIds.Select(agentId => agents[new(agentId, Caller)])]);
+        TrySetResult([.. _agentIds.Select(agentId => agents[new(agentId, Caller)])]);
 }
