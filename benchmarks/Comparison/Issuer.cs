@@ -11,6 +11,7 @@ internal sealed class Issuer : IAsyncDisposable
     private const string Audience = "benchmark";
     private readonly byte[] _key = RandomNumberGenerator.GetBytes(32);
     private readonly RSA _rsa = RSA.Create(2048);
+    private readonly ECDsa _ecdsa = ECDsa.Create(ECCurve.NamedCurves.nistP256);
     private readonly WebApplication _app;
     private readonly long _expires = DateTimeOffset.UtcNow.AddHours(12).ToUnixTimeSeconds();
 
@@ -26,12 +27,20 @@ internal sealed class Issuer : IAsyncDisposable
         app.Urls.Add("http://127.0.0.1:0");
         var issuer = new Issuer(app);
         var rsa = issuer._rsa.ExportParameters(includePrivateParameters: false);
-        app.MapGet("/.well-known/openid-configuration", () => Results.Json(new { issuer = issuer.Url, jwks_uri = $"{issuer.Url}/keys" }));
-        app.MapGet("/keys", () => Results.Json(new
+        var point = issuer._ecdsa.ExportParameters(includePrivateParameters: false).Q;
+        app.MapGet("/{algorithm}/.well-known/openid-configuration", (string algorithm) => Results.Json(new { issuer = issuer.Url, jwks_uri = $"{issuer.Url}/{algorithm}/keys" }));
+        app.MapGet("/RS256/keys", () => Results.Json(new
         {
             keys = new[]
             {
-                new { kty = "RSA", kid = "rsa", use = "sig", n = Base64Url.EncodeToString(rsa.Modulus), e = Base64Url.EncodeToString(rsa.Exponent) },
+                new { kty = "RSA", kid = "RS256", use = "sig", n = Base64Url.EncodeToString(rsa.Modulus), e = Base64Url.EncodeToString(rsa.Exponent) },
+            },
+        }));
+        app.MapGet("/ES256/keys", () => Results.Json(new
+        {
+            keys = new[]
+            {
+                new { kty = "EC", kid = "ES256", use = "sig", crv = "P-256", x = Base64Url.EncodeToString(point.X), y = Base64Url.EncodeToString(point.Y) },
             },
         }));
         await app.StartAsync();
@@ -49,23 +58,27 @@ internal sealed class Issuer : IAsyncDisposable
         }
         : new()
         {
-            ["Authority"] = Url,
+            ["Authority"] = $"{Url}/{algorithm}",
             ["RequireHttpsMetadata"] = "false",
             ["ValidAudience"] = Audience,
         };
 
-    /// <param name="algorithm">HS256 or RS256.</param>
+    /// <param name="algorithm">HS256, RS256 or ES256.</param>
     /// <param name="orgId">The organization that it names.</param>
     /// <param name="number">Tells tokens of one organization apart.</param>
     public string Sign(string algorithm, Guid orgId, int number)
     {
-        var header = algorithm is "HS256" ? """{"alg":"HS256","typ":"JWT"}""" : """{"alg":"RS256","typ":"JWT","kid":"rsa"}""";
+        var header = algorithm is "HS256" ? """{"alg":"HS256","typ":"JWT"}""" : $$"""{"alg":"{{algorithm}}","typ":"JWT","kid":"{{algorithm}}"}""";
         var payload = JsonSerializer.Serialize(new { iss = Url, aud = Audience, sub = "somebody", org_id = orgId, exp = _expires, iat = _expires - 43_200, jti = $"{number:D6}" });
         var content = $"{Encode(header)}.{Encode(payload)}";
         var bytes = Encoding.ASCII.GetBytes(content);
-        var signature = algorithm is "HS256"
-            ? HMACSHA256.HashData(_key, bytes)
-            : _rsa.SignData(bytes, HashAlgorithmName.SHA256, RSASignaturePadding.Pkcs1);
+        var signature = algorithm switch
+        {
+            "HS256" => HMACSHA256.HashData(_key, bytes),
+            "RS256" => _rsa.SignData(bytes, HashAlgorithmName.SHA256, RSASignaturePadding.Pkcs1),
+            "ES256" => _ecdsa.SignData(bytes, HashAlgorithmName.SHA256),
+            _ => throw new ArgumentException($"there are no tokens of {algorithm}", nameof(algorithm)),
+        };
         return $"{content}.{Base64Url.EncodeToString(signature)}";
     }
 
@@ -73,6 +86,7 @@ internal sealed class Issuer : IAsyncDisposable
     {
         await _app.DisposeAsync();
         _rsa.Dispose();
+        _ecdsa.Dispose();
     }
 
     private static string Encode(string json) => Base64Url.EncodeToString(Encoding.UTF8.GetBytes(json));

@@ -17,7 +17,7 @@ int Number(string name, int otherwise) => options.GetValue(name, otherwise);
 Scenario[] scenarios =
 [
     new("HS256", 100_000, 20_000, 1), new("HS256", 100_000, 20_000, 16), new("HS256", 100_000, 20_000, 64), new("HS256", 100_000, 20_000, 256),
-    new("RS256", 100_000, 20_000, 64), new("HS256", 100_000, 1_000, 64), new("HS256", 100_000, 50_000, 64),
+    new("RS256", 100_000, 20_000, 64), new("ES256", 100_000, 20_000, 64), new("HS256", 100_000, 1_000, 64), new("HS256", 100_000, 50_000, 64),
 ];
 if (options["connections"] is { } connections)
 {
