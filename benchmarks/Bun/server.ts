@@ -57,7 +57,7 @@ Bun.serve({
                 left join lateral (
                     (select false as is_linked, id, account_name, has_api_key, api_base_url, status
                      from calcom.agent_keys
-                     where agent_id = agent.id
+                     where org_id = agent.org_id and agent_id = agent.id
                      order by created_at desc nulls last, id desc)
                     union all
                     select true, id, account_name, has_api_key, api_base_url, status

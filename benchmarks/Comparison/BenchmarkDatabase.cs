@@ -44,8 +44,8 @@ internal sealed class BenchmarkDatabase : IAsyncDisposable
                 select pg_temp.id('agent' || n), pg_temp.id('org' || n % @Organizations), 'Agent ' || n,
                     case n % 3 when 2 then null else pg_temp.id('account' || n % @Organizations) end
                 from generate_series(0, @agents - 1) n;
-            insert into calcom.agent_keys (agent_id, account_name, api_key)
-                select pg_temp.id('agent' || n), 'Own ' || n, 'not a key' from generate_series(0, @agents - 1, 3) n;
+            insert into calcom.agent_keys (org_id, agent_id, account_name, api_key)
+                select pg_temp.id('org' || n % @Organizations), pg_temp.id('agent' || n), 'Own ' || n, 'not a key' from generate_series(0, @agents - 1, 3) n;
             insert into calcom.org_members select pg_temp.id('org' || n), 'somebody' from generate_series(0, @Organizations - 1) n
             """,
             new { agents, Organizations },

@@ -80,6 +80,9 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
 
         var many = Data(await fixture.ServiceOnViews.GetAccountsAsync([agent], Tokens.OfOrganization(_org)));
         Assert.Equal(data.GetRawText(), Assert.Single(many.GetProperty("accounts").EnumerateArray()).GetProperty("account").GetRawText());
+
+        Assert.Equal(answer.Body, (await fixture.DistributedServiceOnViews.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body);
+        Assert.Equal(explained.GetRawText(), Data(await fixture.DistributedServiceOnViews.ExplainAccountAsync(agent, Tokens.OfOrganization(_org))).GetRawText());
     }
 
     [Fact]
@@ -118,7 +121,7 @@ public sealed class EffectiveAccountTests(ServiceFixture fixture) : IClassFixtur
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var key = Assert.Single(await fixture.Tables.QueryAsync<Guid>(
-            "insert into calcom.agent_keys (agent_id, api_key) values (@agent, 'cal_secret') returning id", new { agent }));
+            "insert into calcom.agent_keys (org_id, agent_id, api_key) values (@_org, @agent, 'cal_secret') returning id", new { _org, agent }));
 
         Assert.Equal(
             $$$"""{"success":true,"message":"Agent Cal.com account retrieved","data":{"connected":true,"type":"agent","calcom_account_id":"{{{key}}}","account_name":"Default","status":"active","api_base_url":"https://api.cal.com"}}""",

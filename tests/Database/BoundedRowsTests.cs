@@ -65,11 +65,12 @@ public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<Ser
             await fixture.Views.ExecuteAsync(
                 """
                 insert into public.assistant_secrets
-                select key.id, @agent, 'name of ' || key.id, key.secret, 'https://cal.example/' || key.id, key.status, key.created::timestamptz
+                select key.id, @_org, @agent, 'name of ' || key.id, key.secret, 'https://cal.example/' || key.id, key.status, key.created::timestamptz
                 from unnest(@ids, @secrets, @statuses, @created) key (id, secret, status, created)
                 """,
                 new
                 {
+                    _org,
                     agent,
                     ids = keys.Select(key => key.Id).ToArray(),
                     secrets = keys.Select(key => key.Secret).ToArray(),
@@ -98,18 +99,18 @@ public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<Ser
         await database.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
         await database.ExecuteAsync($"""
             insert into calcom.agents (org_id) select gen_random_uuid() from generate_series(1, 2000);
-            insert into calcom.agent_keys (agent_id, api_key) select id, 'cal_secret' from calcom.agents where id <> '{agent}';
-            insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 10000);
+            insert into calcom.agent_keys (org_id, agent_id, api_key) select org_id, id, 'cal_secret' from calcom.agents where id <> '{agent}';
+            insert into calcom.agent_keys (org_id, agent_id, api_key, status) select '{_org}', '{agent}', 'cal_secret', 'inactive' from generate_series(1, 10000);
             analyze
             """);
-        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxConcurrentStatements: 2, MaxQueuedLookups: 4096), servers: 1);
+        var defaults = ConnectionStrings.ServiceDefaults(new(TimeSpan.FromSeconds(5), MaxConcurrentStatements: 2, MaxQueuedLookups: 4096, IsDistributed: false), servers: 1);
         await using var connection = new NpgsqlConnection($"{defaults}{database.ServiceConnectionString}");
 
         foreach (var mode in new[] { "force_custom_plan", "force_generic_plan" })
         {
             await connection.ExecuteAsync($"set plan_cache_mode = {mode}");
             var plan = await connection.ExecuteScalarAsync<string>(
-                $"explain (analyze, format json) {AgentReader.Sql}", new AgentReader.Parameters([agent], [_org], [null]));
+                $"explain (analyze, format json) {AgentReader.Sql}", AgentReader.Parameters.ForSql([agent], [_org], [null]));
 
             var passed = Regex.Matches(plan!, "\"(Actual Rows|Rows Removed by Filter)\": (\\d+)").Select(match => int.Parse(match.Groups[2].Value, CultureInfo.InvariantCulture));
             Assert.True(passed.Max() is >= 100 and <= 200, plan);
@@ -121,7 +122,7 @@ public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<Ser
     {
         var agent = await fixture.Tables.AddAgentAsync(_org);
         var connected = await fixture.Tables.AddKeyAsync(agent, new() { CreatedAt = DateTime.UnixEpoch });
-        await fixture.Tables.ExecuteAsync($"insert into calcom.agent_keys (agent_id, api_key, status) select '{agent}', 'cal_secret', 'inactive' from generate_series(1, 300)");
+        await fixture.Tables.ExecuteAsync($"insert into calcom.agent_keys (org_id, agent_id, api_key, status) select '{_org}', '{agent}', 'cal_secret', 'inactive' from generate_series(1, 300)");
 
         var answer = await fixture.Service.GetAccountAsync(agent, Tokens.OfOrganization(_org));
 
@@ -163,25 +164,19 @@ public sealed class BoundedRowsTests(ServiceFixture fixture) : IClassFixture<Ser
     [Fact]
     public async Task Migration_ExistingRowsWithLongTexts_KeepsThem()
     {
-        var database = await TestDatabase.OfTablesAsync(fixture.Server);
-        await database.ExecuteAsync("""
-            delete from calcom.schema_versions where scriptname like '%003%';
-            drop index calcom.agent_keys_one_connected_per_agent, calcom.agent_keys_agent_id_created_at_id;
-            create index agent_keys_agent_id on calcom.agent_keys (agent_id);
-            create unique index agent_keys_one_connected_per_agent on calcom.agent_keys (agent_id)
-                where has_api_key and coalesce(status, '') !~* '^\s*(inactive|not_connected)\s*$';
-            alter table calcom.agent_keys drop constraint agent_keys_account_name_length, drop constraint agent_keys_status_length, drop constraint agent_keys_api_base_url_length;
-            alter table calcom.org_accounts drop constraint org_accounts_account_name_length, drop constraint org_accounts_status_length, drop constraint org_accounts_api_base_url_length;
-            """);
+        var database = await TestDatabase.OfEarlierTablesAsync(fixture.Server, lastFile: "002_reader_role.sql");
         var agent = await database.AddAgentAsync(_org);
-        await database.AddKeyAsync(agent, new() { Name = new('n', 3000) });
 
-        Assert.Equal(["003_bounded_rows.sql"], await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None));
+        // As a writer of that version does.
+        await database.ExecuteAsync(
+            "insert into calcom.agent_keys (agent_id, account_name, api_key) values (@agent, @name, 'cal_secret')", new { agent, name = new string('n', 3000) });
+
+        Assert.Contains("003_bounded_rows.sql", await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None));
 
         Assert.Equal([3000], await database.QueryAsync<int>("select length(account_name) from calcom.agent_keys"));
         await using var service = await TestService.StartAsync(database.ServiceConnectionString);
         Assert.Contains($"\"account_name\":\"{new string('n', 2048)}\"", (await service.GetAccountAsync(agent, Tokens.OfOrganization(_org))).Body, StringComparison.Ordinal);
-        Assert.Equal(1, (await DatabaseCheck.RunAsync(database.ServiceConnectionString, CancellationToken.None)).Data!.LongText);
+        Assert.Equal(1, (await DatabaseCheck.RunAsync(database.ServiceConnectionString, isDistributed: false, CancellationToken.None)).Data!.LongText);
     }
 
     private static string? Text(JsonElement data, string key) => data.TryGetProperty(key, out var value) ? value.GetString() : null;

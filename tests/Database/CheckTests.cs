@@ -9,7 +9,7 @@ namespace CalcomAccounts.Tests.Database;
 public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>
 {
     private static readonly string[] s_checks =
-        ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "ids", "answer", "plan"];
+        ["connection", "agents", "agent_keys", "org_accounts", "org_members", "login_reads", "login_reads_no_key", "login_writes_nothing", "distribution", "ids", "answer", "plan"];
 
     [Fact]
     public async Task MigratedTables_PassEveryCheck()
@@ -23,8 +23,10 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
         Assert.Equal(
             ["the login can read all columns that requests need", "the login can't read api_key", "the login can't write these relations"],
             report.Checks.Skip(5).Take(3).Select(check => check.Detail));
-        Assert.Matches(@"^the service's statement succeeds, in \d+ ms the first time$", report.Checks[9].Detail);
-        Assert.Equal(("all ids are unique and not null", "a lookup uses indexes only"), (report.Checks[8].Detail, report.Checks[10].Detail));
+        Assert.Matches(@"^the service's statement succeeds, in \d+ ms the first time$", report.Checks[10].Detail);
+        Assert.Equal(
+            ("the tables are on one server", "all ids are unique and not null", "a lookup uses indexes only"),
+            (report.Checks[8].Detail, report.Checks[9].Detail, report.Checks[11].Detail));
     }
 
     [Fact]
@@ -45,6 +47,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
 
     [Theory]
     [InlineData("drop table calcom.org_members", "org_members", "is missing")]
+    [InlineData("alter table calcom.agent_keys drop column org_id cascade", "agent_keys", "column org_id is missing: run 'migrate', or add the org_id of the key's agent to the view")]
     [InlineData("alter table calcom.agents drop column org_account_id", "agents", "column org_account_id is missing")]
     [InlineData("alter table calcom.agents drop column name, drop column deleted_at", "agents", "column name is missing; column deleted_at is missing")]
     [InlineData("alter table calcom.org_members alter column org_id type text", "org_members", "column org_id is text, not uuid")]
@@ -59,10 +62,11 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("grant delete on calcom.agents to calcom_reader; grant update (status) on calcom.org_accounts to calcom_reader", "login_writes_nothing", "can write agents, org_accounts: ")]
     [InlineData("alter table calcom.agents rename to t; create view calcom.agents as select id, org_id, name, org_account_id, deleted_at, 1 / (random() * 0)::int as x from calcom.t where 1 / (random() * 0)::int = 1; grant select on calcom.agents to calcom_reader; insert into calcom.t (org_id) values (gen_random_uuid())", "statement", "division by zero")]
     [InlineData("alter table calcom.org_members rename to t; create view calcom.org_members with (security_invoker) as select org_id, subject from calcom.t; revoke select on calcom.t from calcom_reader; grant select on calcom.org_members to calcom_reader", "answer", "permission denied")]
-    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; create index on calcom.agents (id); insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "null or duplicate ids: agents: 2")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade, alter id drop not null; insert into calcom.agents (id, org_id) select id, gen_random_uuid() from (values (gen_random_uuid()), (null)) agent (id), generate_series(1, 2)", "ids", "null or duplicate ids: agents: 2")]
     [InlineData("alter table calcom.org_accounts drop constraint org_accounts_pkey cascade, alter id drop not null; create index on calcom.org_accounts (id); insert into calcom.org_accounts (id, org_id) values (null, gen_random_uuid())", "ids", "null or duplicate ids: org_accounts: 1")]
-    [InlineData("drop index calcom.agent_keys_agent_id_created_at_id", "plan", "a lookup scans all rows of agent_keys")]
-    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade", "plan", "a lookup scans all rows of agents")]
+    [InlineData("drop index calcom.agent_keys_org_id_agent_id_created_at_id, calcom.agent_keys_agent_id_created_at_id", "plan", "a lookup scans all rows of agent_keys")]
+    [InlineData("drop index calcom.agents_id", "plan", "a lookup scans all rows of agents")]
+    [InlineData("alter table calcom.agents drop constraint agents_pkey cascade; drop index calcom.agents_id", "plan", "a lookup scans all rows of agents")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey", "plan", "a lookup scans all rows of org_members")]
     [InlineData("alter table calcom.org_members drop constraint org_members_pkey; create index on calcom.org_members ((1)) include (org_id, subject)", "plan", "a lookup scans all rows of org_members_expr_org_id_subject_idx")]
     public async Task SingleDefect_FailsOnlyItsOwnCheck(string sql, string name, string detail)
@@ -95,7 +99,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [Fact]
     public async Task SuperuserLogin_FailsThePrivilegeChecks()
     {
-        var report = await DatabaseCheck.RunAsync((await TestDatabase.OfTablesAsync(fixture.Server)).OwnerConnectionString, CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync((await TestDatabase.OfTablesAsync(fixture.Server)).OwnerConnectionString, isDistributed: false, CancellationToken.None);
 
         Assert.Equal(["login_reads_no_key", "login_writes_nothing"], report.Checks.Where(check => !check.Ok).Select(check => check.Name));
     }
@@ -106,7 +110,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     [InlineData("Username=nobody", "the login was refused (SQLSTATE 28")]
     public async Task ConnectionFails_ReportsOnlyThat(string change, string detail)
     {
-        var report = await DatabaseCheck.RunAsync($"{fixture.Tables.ServiceConnectionString};{change}", CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync($"{fixture.Tables.ServiceConnectionString};{change}", isDistributed: false, CancellationToken.None);
 
         var check = Assert.Single(report.Checks);
         Assert.Equal(("connection", false), (check.Name, check.Ok));
@@ -194,7 +198,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     public async Task CheckCommand_FailedChecks_ExitsWithOne()
     {
         var database = await TestDatabase.OfTablesAsync(fixture.Server);
-        await database.ExecuteAsync("grant select on calcom.agent_keys to calcom_reader; drop index calcom.agent_keys_agent_id_created_at_id");
+        await database.ExecuteAsync("grant select on calcom.agent_keys to calcom_reader; drop index calcom.agents_id");
         using var check = Start("check", database.ServiceConnectionString);
 
         Assert.Equal((1, ""), (await check.WaitForExitAsync(), check.Errors));
@@ -223,7 +227,7 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
     }
 
     private static Task<DatabaseReport> CheckAsync(TestDatabase database) =>
-        DatabaseCheck.RunAsync(database.ServiceConnectionString, CancellationToken.None);
+        DatabaseCheck.RunAsync(database.ServiceConnectionString, isDistributed: false, CancellationToken.None);
 
     private static string Failures(DatabaseReport report) => string.Join("; ", report.Checks.Where(check => !check.Ok).Select(check => check.Detail));
 

@@ -58,19 +58,22 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
     [InlineData("org_accounts")]
     public async Task NullOrBlankApiKey_CountsAsNoApiKey(string table)
     {
-        var owner = table is "agent_keys" ? "agent_id" : "org_id";
-        var id = table is "agent_keys" ? await fixture.Tables.AddAgentAsync(_org) : _org;
+        var (columns, values) = table is "agent_keys" ? ("org_id, agent_id", "@_org, @agent") : ("org_id", "@_org");
+        var agent = await fixture.Tables.AddAgentAsync(_org);
 
         var hasApiKey = await fixture.Tables.QueryAsync<bool>(
-            $"insert into calcom.{table} ({owner}, api_key, status) values (@id, null, 'a'), (@id, '', 'b'), (@id, ' ', 'c'), (@id, 'k', 'd') returning has_api_key",
-            new { id });
+            $"""
+            insert into calcom.{table} ({columns}, api_key, status)
+            values ({values}, null, 'a'), ({values}, '', 'b'), ({values}, ' ', 'c'), ({values}, 'k', 'd') returning has_api_key
+            """,
+            new { _org, agent });
 
         Assert.Equal([false, false, false, true], hasApiKey);
     }
 
     [Theory]
     [InlineData("select id, org_id, name, org_account_id, deleted_at from calcom.agents")]
-    [InlineData("select id, agent_id, account_name, has_api_key, api_base_url, status, created_at from calcom.agent_keys")]
+    [InlineData("select id, org_id, agent_id, account_name, has_api_key, api_base_url, status, created_at from calcom.agent_keys")]
     [InlineData("select id, org_id, account_name, has_api_key, api_base_url, status, created_at from calcom.org_accounts")]
     [InlineData("select org_id, subject from calcom.org_members")]
     public async Task ServiceLogin_CanReadTheNeededColumns(string sql) => Assert.Null(await RunAsServiceAsync(sql));
@@ -164,8 +167,8 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
                 select pg_temp.id(1, n), pg_temp.id(2, n), 'cal_secret' from generate_series(1, 10000) n;
             insert into calcom.agents (id, org_id, org_account_id)
                 select pg_temp.id(3, n), pg_temp.id(2, n % 10000), pg_temp.id(1, n % 10000) from generate_series(1, 100000) n;
-            insert into calcom.agent_keys (agent_id, api_key)
-                select pg_temp.id(3, n), 'cal_secret' from generate_series(1, 100000, 10) n;
+            insert into calcom.agent_keys (org_id, agent_id, api_key)
+                select pg_temp.id(2, n % 10000), pg_temp.id(3, n), 'cal_secret' from generate_series(1, 100000, 10) n;
             insert into calcom.org_members
                 select pg_temp.id(2, n), 'user' || n from generate_series(1, 10000) n;
             analyze calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members
@@ -187,7 +190,7 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
                     """));
 
                 Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
-                foreach (var index in new[] { "agents_pkey", "agent_keys_agent_id", "org_accounts_", "org_members_pkey" })
+                foreach (var index in new[] { "agents_id", "agent_keys_o", "org_accounts_pkey", "org_members_pkey" })
                 {
                     Assert.Contains(index, plan, StringComparison.Ordinal);
                 }

@@ -1,119 +1,195 @@
-using System.Text.Json.Nodes;
-using CalcomAccounts.Infrastructure.Agents;
+using System.Text.Json;
+using CalcomAccounts.Infrastructure.Diagnostics;
 using Dapper;
 using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
 
-/// <summary>The schema of docs/scaling.md that is partitioned by organization.</summary>
+/// <summary>
+/// docs/scaling.md: tables that are distributed by organization. Here they are partitions, so that a statement which reads more than one
+/// organization's is noticed.
+/// </summary>
 public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<ServiceFixture>, IAsyncLifetime
 {
     private const int Partitions = 4;
     private const string Member = "member";
 
-    private static readonly string s_tables = $"""
-        drop table calcom.agent_keys, calcom.agents, calcom.org_accounts, calcom.org_members;
-        create table calcom.org_accounts (
-            org_id uuid, id uuid, account_name text, api_key text, has_api_key boolean generated always as (api_key is not null) stored,
-            api_base_url text, status text, created_at timestamptz, primary key (org_id, id)) partition by hash (org_id);
-        create table calcom.agents (
-            org_id uuid, id uuid, name text, org_account_id uuid, deleted_at timestamptz, primary key (org_id, id),
-            foreign key (org_id, org_account_id) references calcom.org_accounts) partition by hash (org_id);
-        create index on calcom.agents (id);
-        create table calcom.agent_keys (
-            org_id uuid, id uuid, agent_id uuid, account_name text, api_key text, has_api_key boolean generated always as (api_key is not null) stored,
-            api_base_url text, status text, created_at timestamptz, primary key (org_id, id),
-            foreign key (org_id, agent_id) references calcom.agents) partition by hash (org_id);
-        create index on calcom.agent_keys (org_id, agent_id);
-        create table calcom.org_members (org_id uuid, subject text, primary key (org_id, subject)) partition by hash (org_id);
-        do $$ begin
-            for i in 0..{Partitions - 1} loop
-                execute format('create table calcom.agents_%1$s partition of calcom.agents for values with (modulus {Partitions}, remainder %1$s)', i);
-                execute format('create table calcom.agent_keys_%1$s partition of calcom.agent_keys for values with (modulus {Partitions}, remainder %1$s)', i);
-                execute format('create table calcom.org_accounts_%1$s partition of calcom.org_accounts for values with (modulus {Partitions}, remainder %1$s)', i);
-                execute format('create table calcom.org_members_%1$s partition of calcom.org_members for values with (modulus {Partitions}, remainder %1$s)', i);
-            end loop;
-        end $$;
-        grant select on calcom.agents, calcom.org_members to calcom_reader;
-        grant select (id, agent_id, account_name, has_api_key, api_base_url, status, created_at) on calcom.agent_keys to calcom_reader;
-        grant select (id, org_id, account_name, has_api_key, api_base_url, status, created_at) on calcom.org_accounts to calcom_reader;
-        """;
+    private static readonly string[] s_tables = ["agents", "agent_keys", "org_accounts", "org_members"];
 
     private TestDatabase _database = null!;
+    private TestService _service = null!;
 
     public async ValueTask InitializeAsync()
     {
-        _database = await TestDatabase.OfTablesAsync(fixture.Server);
-        await _database.ExecuteAsync(s_tables);
+        _database = await TestDatabase.OfPartitionsAsync(fixture.Server);
+        _service = await TestService.StartAsync(_database.ServiceConnectionString, new() { ["CalcomAccounts:Distributed"] = "true" });
     }
 
-    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+    public ValueTask DisposeAsync() => _service.DisposeAsync();
+
+    // A lock on the other partitions makes a statement wait that would read them.
+    [Fact]
+    public async Task EveryOperation_ForACallerWithOrganization_ReadsOnePartitionOfEachTable()
+    {
+        var org = await AddOrganizationAsync();
+        var partition = Assert.Single(await _database.QueryAsync<string>("select right(tableoid::regclass::text, 1) from calcom.org_members where org_id = @Id", new { org.Id }));
+        await using var connection = new NpgsqlConnection(_database.OwnerConnectionString + ";Pooling=false");
+        await connection.OpenAsync();
+        var others = from table in s_tables from i in Enumerable.Range(0, Partitions) where $"{i}" != partition select $"calcom.{table}_{i}";
+        await connection.ExecuteAsync($"begin; lock table {string.Join(", ", others)}");
+
+        foreach (var (token, query) in new[] { (Tokens.OfOrganization(org.Id), ""), (Tokens.OfSubject(Member), $"?org_id={org.Id}") })
+        {
+            Assert.Contains("\"type\":\"agent\"", (await _service.GetAccountAsync(org.Agents[0], token, query)).Body, StringComparison.Ordinal);
+            Assert.Contains("\"type\":\"org_linked\"", (await _service.GetAccountAsync(org.Agents[1], token, query)).Body, StringComparison.Ordinal);
+            Assert.Equal(404, (await _service.GetAccountAsync(Guid.NewGuid(), token, query)).Status);
+            Assert.Equal(200, (await _service.ExplainAccountAsync(org.Agents[0], token, query)).Status);
+            Assert.Equal(200, (await _service.GetAccountsAsync([.. Enumerable.Range(0, 97).Select(_ => Guid.NewGuid()), .. org.Agents], token, query)).Status);
+        }
+    }
 
     [Fact]
-    public async Task PartitionedTables_EveryOutcome_IsReturned()
+    public async Task Readiness_ReadsNoPartition()
     {
-        await using var service = await TestService.StartAsync(_database.ServiceConnectionString);
-        Assert.Equal(200, (await service.SendAsync("GET", "/health/ready")).Status);
-        for (var i = 0; i < Partitions; i++)
+        await using var connection = new NpgsqlConnection(_database.OwnerConnectionString + ";Pooling=false");
+        await connection.OpenAsync();
+        await connection.ExecuteAsync($"begin; lock table {string.Join(", ", from table in s_tables from i in Enumerable.Range(0, Partitions) select $"calcom.{table}_{i}")}");
+
+        Assert.Equal(200, (await _service.SendAsync("GET", "/health/ready")).Status);
+    }
+
+    [Fact]
+    public async Task Readiness_TableMissing_IsUnhealthy()
+    {
+        await _database.ExecuteAsync("alter table calcom.agent_keys rename to away");
+
+        Assert.Equal(503, (await _service.SendAsync("GET", "/health/ready")).Status);
+    }
+
+    [Fact]
+    public async Task List_OfAMemberOfSeveralOrganizations_HasTheAgentsOfEachInOrder()
+    {
+        var (one, other, foreign) = (await AddOrganizationAsync(), await AddOrganizationAsync(), await AddOrganizationAsync(member: "somebody else"));
+        Guid[] asked = [other.Agents[0], one.Agents[1], foreign.Agents[0], one.Agents[2], Guid.NewGuid(), other.Agents[0]];
+
+        var answer = await _service.GetAccountsAsync(asked, Tokens.OfSubject(Member));
+
+        var accounts = answer.Json.GetProperty("data").GetProperty("accounts").EnumerateArray().ToList();
+        Assert.Equal(asked, accounts.Select(found => found.GetProperty("agent_id").GetGuid()));
+        Assert.Equal(
+            ["agent", "org_linked", null, "none", null, "agent"],
+            accounts.Select(found => found.GetProperty("account")).Select(account => account.ValueKind is JsonValueKind.Null ? null : account.GetProperty("type").GetString()));
+    }
+
+    [Fact]
+    public async Task Request_ExecutesAsManyStatementsAsDocumented()
+    {
+        var (org, other) = (await AddOrganizationAsync(), await AddOrganizationAsync());
+
+        Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfOrganization(org.Id)), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject(Member), $"?org_id={org.Id}"), 200));
+        Assert.Equal(2, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject(Member)), 200));
+        Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject("stranger")), 404));
+        Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfOrganization(org.Id)), 200));
+        Assert.Equal(2, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfSubject(Member)), 200));
+        Assert.Equal(3, await CountStatementsAsync(() => _service.GetAccountsAsync([.. org.Agents, .. other.Agents], Tokens.OfSubject(Member)), 200));
+    }
+
+    // Only a table whose ids are made by somebody else can have one twice.
+    [Fact]
+    public async Task AgentIdOfTwoOrganizations_IsEachCallersOwn()
+    {
+        Guid[] orgs = [.. new[] { Guid.NewGuid(), Guid.NewGuid() }.Order()];
+        var agent = Guid.NewGuid();
+        foreach (var org in orgs)
         {
-            var org = await AddOrganizationAsync();
-            foreach (var token in new[] { Tokens.OfOrganization(org.Id), Tokens.OfSubject(Member) })
+            await _database.ExecuteAsync(
+                """
+                insert into calcom.agents (org_id, id) values (@org, @agent);
+                insert into calcom.agent_keys (org_id, agent_id, account_name, api_key) values (@org, @agent, @org::text, 'key');
+                insert into calcom.org_members values (@org, 'of both'), (@org, @org::text);
+                """,
+                new { org, agent });
+        }
+
+        await using var notDistributed = await TestService.StartAsync(_database.ServiceConnectionString);
+        foreach (var service in new[] { _service, notDistributed })
+        {
+            foreach (var org in orgs)
             {
-                foreach (var (agent, type) in org.Agents.Zip(["agent", "org_linked", "none"]))
-                {
-                    Assert.Contains($"\"type\":\"{type}\"", (await service.GetAccountAsync(agent, token)).Body, StringComparison.Ordinal);
-                }
+                Assert.Equal($"{org}", await NameAsync(service, agent, Tokens.OfOrganization(org)));
+                Assert.Equal($"{org}", await NameAsync(service, agent, Tokens.OfSubject($"{org}")));
+                Assert.Equal($"{org}", await NameAsync(service, agent, Tokens.OfSubject("of both"), $"?org_id={org}"));
             }
 
-            foreach (var token in new[] { Tokens.OfOrganization(Guid.NewGuid()), Tokens.OfSubject("stranger") })
-            {
-                Assert.Equal(404, (await service.GetAccountAsync(org.Agents[0], token)).Status);
-            }
+            Assert.Equal($"{orgs[0]}", await NameAsync(service, agent, Tokens.OfSubject("of both")));
+        }
+    }
+
+    // Views and partitions have no foreign key that forbids such a key.
+    [Fact]
+    public async Task KeyOfAnotherOrganizationThanItsAgents_IsNotRead()
+    {
+        var org = await AddOrganizationAsync();
+        await _database.ExecuteAsync(
+            "insert into calcom.agent_keys (org_id, agent_id, api_key) values (gen_random_uuid(), @agent, 'key')", new { agent = org.Agents[2] });
+        await using var notDistributed = await TestService.StartAsync(_database.ServiceConnectionString);
+
+        foreach (var service in new[] { _service, notDistributed })
+        {
+            Assert.Contains("\"type\":\"none\"", (await service.GetAccountAsync(org.Agents[2], Tokens.OfOrganization(org.Id))).Body, StringComparison.Ordinal);
         }
     }
 
     [Theory]
-    [InlineData(true, false, "agent_keys 1, agents 1, org_accounts 1")]
-    [InlineData(true, true, "agent_keys 1, agents 1, org_accounts 1, org_members 1")]
-    [InlineData(false, true, "agent_keys 1, agents [1-4], org_accounts 1, org_members 1")]
-    public async Task Lookup_WithOrganization_ReadsOnePartitionPerTable(bool namesOrganization, bool isMember, string expectedPartitions)
+    [InlineData(false, "the tables are on one server")]
+    [InlineData(true, "the tables are on one server; CalcomAccounts:Distributed is set, which costs processor time")]
+    public async Task Check_OfPartitions_Passes(bool isDistributed, string expected)
     {
-        var org = await AddOrganizationAsync();
-        var change = Assert.Single(Docs.Blocks("docs/scaling.md", "diff")).Split('\n');
-        var (line, replacement) = (change[0].TrimStart('-'), change[1].TrimStart('+'));
-        Assert.Contains(line, AgentReader.Sql, StringComparison.Ordinal);
+        await AddOrganizationAsync();
 
-        await using var connection = new NpgsqlConnection(_database.OwnerConnectionString);
-        var plan = JsonNode.Parse((await connection.ExecuteScalarAsync<string>(
-            $"explain (analyze, format json) {AgentReader.Sql.Replace(line, replacement, StringComparison.Ordinal)}",
-            new AgentReader.Parameters([org.Agents[1]], [namesOrganization ? org.Id : null], [isMember ? Member : null])))!)![0]!["Plan"]!;
+        var report = await DatabaseCheck.RunAsync(_database.ServiceConnectionString, isDistributed, CancellationToken.None);
 
-        Assert.Matches(
-            $"^{expectedPartitions}$",
-            string.Join(", ", ReadPartitions(plan).Distinct().GroupBy(partition => partition[..partition.LastIndexOf('_')]).OrderBy(table => table.Key).Select(table => $"{table.Key} {table.Count()}")));
+        Assert.All(report.Checks, check => Assert.True(check.Ok, check.ToString()));
+        Assert.Equal(expected, Assert.Single(report.Checks, check => check.Name is "distribution").Detail);
     }
 
-    /// <summary>The partitions that were read, even if nothing was found there.</summary>
-    private static IEnumerable<string> ReadPartitions(JsonNode node)
+    [Fact]
+    public async Task Check_IndexOfAPartitionMissing_NamesThePartition()
     {
-        var here = node["Relation Name"] is { } relation && node["Actual Loops"]!.GetValue<double>() > 0 ? new[] { relation.GetValue<string>() } : [];
-        return here.Concat((node["Plans"]?.AsArray() ?? []).SelectMany(child => ReadPartitions(child!)));
+        await _database.ExecuteAsync("""
+            do $$
+            declare index regclass;
+            begin
+                execute format('alter table calcom.agent_keys drop constraint %s', (select conname from pg_constraint where conrelid = 'calcom.agent_keys'::regclass and contype = 'p'));
+                for index in select indexrelid from pg_index where indrelid = 'calcom.agent_keys'::regclass loop
+                    execute format('drop index %s', index);
+                end loop;
+            end $$
+            """);
+
+        var report = await DatabaseCheck.RunAsync(_database.ServiceConnectionString, isDistributed: true, CancellationToken.None);
+
+        Assert.Matches("scans all rows of agent_keys_[0-3]$", Assert.Single(report.Checks, check => !check.Ok).Detail);
     }
+
+    private async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
+    {
+        using var statements = new StatementCounter(_database);
+        Assert.Equal(expectedStatus, (await request()).Status);
+        return statements.Count;
+    }
+
+    private static async Task<string?> NameAsync(TestService service, Guid agent, string token, string query = "") =>
+        (await service.GetAccountAsync(agent, token, query)).Json.GetProperty("data").GetProperty("account_name").GetString();
 
     /// <summary>An organization with a member, and an agent for each outcome.</summary>
-    private async Task<(Guid Id, Guid[] Agents)> AddOrganizationAsync()
+    private async Task<(Guid Id, Guid[] Agents)> AddOrganizationAsync(string member = Member)
     {
         var org = Guid.NewGuid();
-        var account = Guid.NewGuid();
-        var agents = new[] { Guid.NewGuid(), Guid.NewGuid(), Guid.NewGuid() };
-        await _database.ExecuteAsync(
-            """
-            insert into calcom.org_accounts (org_id, id, api_key) values (@org, @account, 'key');
-            insert into calcom.agents (org_id, id, org_account_id) values (@org, @own, null), (@org, @linked, @account), (@org, @neither, null);
-            insert into calcom.agent_keys (org_id, id, agent_id, api_key) values (@org, gen_random_uuid(), @own, 'key');
-            insert into calcom.org_members (org_id, subject) values (@org, @Member);
-            """,
-            new { org, account, own = agents[0], linked = agents[1], neither = agents[2], Member });
+        await _database.AddMemberAsync(org, member);
+        Guid[] agents = [await _database.AddAgentAsync(org), await _database.AddAgentAsync(org, await _database.AddOrgAccountAsync(org, new())), await _database.AddAgentAsync(org)];
+        await _database.AddKeyAsync(agents[0], new());
         return (org, agents);
     }
 }

@@ -114,7 +114,7 @@ public sealed class PgBouncerTests(ServiceFixture fixture) : IClassFixture<Servi
     public async Task PgBouncer_StartupOptions_AreRejectedAndCheckExplainsTheFix()
     {
         using var bouncer = await StartBouncerAsync();
-        var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), CancellationToken.None)).Checks);
+        var check = Assert.Single((await DatabaseCheck.RunAsync(ConnectionString(bouncer, ""), isDistributed: false, CancellationToken.None)).Checks);
         Assert.Equal("unsupported startup parameter (SQLSTATE 08P01); behind PgBouncer the connection string needs Options=, as in docs/scaling.md", check.Detail);
         await using var service = await TestService.StartAsync(ConnectionString(bouncer, ""));
 

@@ -137,7 +137,7 @@ public sealed class ReplicaTests(ReplicaTests.Setup setup) : IClassFixture<Repli
     [Fact]
     public async Task Check_WithSeveralHosts_Succeeds()
     {
-        var report = await DatabaseCheck.RunAsync(ConnectionString, CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync(ConnectionString, isDistributed: false, CancellationToken.None);
 
         Assert.True(report.Ok, CheckReport.ToText(report));
     }

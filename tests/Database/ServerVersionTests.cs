@@ -27,7 +27,7 @@ public sealed class ServerVersionTests(ServiceFixture fixture) : IClassFixture<S
         var refusal = await Assert.ThrowsAsync<StartupException>(() => DatabaseMigrator.MigrateAsync(seen, CancellationToken.None));
 
         Assert.Matches($@"^could not migrate 127\.0\.0\.1:\d+, database \w+: PostgreSQL 13\.[^ ]+{Fault}$", refusal.Message);
-        Assert.Contains((await DatabaseCheck.RunAsync(seen, CancellationToken.None)).Checks, check => check is { Name: "schema", Ok: false });
+        Assert.Contains((await DatabaseCheck.RunAsync(seen, isDistributed: false, CancellationToken.None)).Checks, check => check is { Name: "schema", Ok: false });
     }
 
     [Fact]
@@ -35,7 +35,7 @@ public sealed class ServerVersionTests(ServiceFixture fixture) : IClassFixture<S
     {
         using var old = OldPostgres.Before(fixture.Tables.ServiceConnectionString, "13", out var seen);
 
-        var report = await DatabaseCheck.RunAsync(seen, CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync(seen, isDistributed: false, CancellationToken.None);
 
         Assert.EndsWith(Fault, Assert.Single(report.Checks, check => !check.Ok).Detail, StringComparison.Ordinal);
     }

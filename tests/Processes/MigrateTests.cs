@@ -10,10 +10,11 @@ public sealed class MigrateTests(ServiceFixture fixture) : IClassFixture<Service
     {
         var settings = new Dictionary<string, string> { ["ConnectionStrings__CalcomAccounts"] = await fixture.Server.CreateDatabaseAsync() };
 
-        foreach (var expectedOutput in new[] { "applied 001_tables.sql, 002_reader_role.sql, 003_bounded_rows.sql", "already at the current schema" })
+        foreach (var expectedOutput in new[] { @"applied 001_tables\.sql, 002_reader_role\.sql, .*\d+_\w+\.sql", "already at the current schema" })
         {
             using var migrate = ServiceProcess.Start(["migrate"], settings);
-            Assert.Equal((0, expectedOutput, ""), (await migrate.WaitForExitAsync(), migrate.Output, migrate.Errors));
+            Assert.Equal((0, ""), (await migrate.WaitForExitAsync(), migrate.Errors));
+            Assert.Matches($"^{expectedOutput}$", migrate.Output);
         }
     }
 

@@ -100,7 +100,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
         await ExecuteAsync($"""
             alter table calcom.agent_keys rename to agent_keys_table;
             create view calcom.agent_keys as
-                select case when agent_id <> '{poisoned}' then id end as id, agent_id, account_name, has_api_key, api_base_url, status, created_at
+                select case when agent_id <> '{poisoned}' then id end as id, org_id, agent_id, account_name, has_api_key, api_base_url, status, created_at
                 from calcom.agent_keys_table;
             grant select on calcom.agent_keys to calcom_reader
             """);
@@ -329,7 +329,7 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
 
         // The statement itself returns nothing either.
         await using var connection = new NpgsqlConnection(setup.Database.ServiceConnectionString);
-        Assert.Empty(await connection.QueryAsync(AgentReader.Sql, new AgentReader.Parameters([agent.Id], [null], [null])));
+        Assert.Empty(await connection.QueryAsync(AgentReader.Sql, AgentReader.Parameters.ForSql([agent.Id], [null], [null])));
     }
 
     [Theory]
@@ -412,8 +412,8 @@ public sealed class BatchingTests(DatabaseFixture setup) : IClassFixture<Databas
     {
         var ids = await setup.Database.QueryAsync<Guid>(
             $"""
-            with agent as (insert into calcom.agents (org_id) select '{s_org}' from generate_series(1, {count}) returning id)
-            insert into calcom.agent_keys (agent_id, account_name, api_key) select id, 'key of ' || id, 'cal_secret' from agent returning agent_id
+            with agent as (insert into calcom.agents (org_id) select '{s_org}' from generate_series(1, {count}) returning org_id, id)
+            insert into calcom.agent_keys (org_id, agent_id, account_name, api_key) select org_id, id, 'key of ' || id, 'cal_secret' from agent returning agent_id
             """);
         return [.. ids.Select(id => (id, $"key of {id}"))];
     }

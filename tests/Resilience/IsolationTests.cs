@@ -171,7 +171,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
             }
 
             await database.ExecuteAsync($"""
-                insert into calcom.agent_keys (agent_id, status) select '{AgentOfManyKeys}', 'inactive' from generate_series(1, 10000);
+                insert into calcom.agent_keys (org_id, agent_id, status) select '{_hostileOrganization}', '{AgentOfManyKeys}', 'inactive' from generate_series(1, 10000);
                 alter table calcom.agent_keys drop constraint if exists agent_keys_account_name_length;
                 update calcom.agent_keys set account_name = repeat('x', 10000000) where agent_id in (select id from calcom.agents where name = 'long');
                 alter table calcom.agents rename to agents_table;
@@ -252,8 +252,8 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
         private static async Task<List<Guid>> AddAgentsAsync(TestDatabase database, Guid organization, string name, int count) =>
             [.. await database.QueryAsync<Guid>(
                 $"""
-                with agent as (insert into calcom.agents (org_id, name) select '{organization}', '{name}' from generate_series(1, {count}) returning id)
-                insert into calcom.agent_keys (agent_id, account_name, api_key) select id, 'key', 'cal_secret' from agent returning agent_id
+                with agent as (insert into calcom.agents (org_id, name) select '{organization}', '{name}' from generate_series(1, {count}) returning org_id, id)
+                insert into calcom.agent_keys (org_id, agent_id, account_name, api_key) select org_id, id, 'key', 'cal_secret' from agent returning agent_id
                 """)];
     }
 }

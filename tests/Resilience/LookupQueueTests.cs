@@ -1,5 +1,4 @@
 using CalcomAccounts.Application;
-using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Agents;
 
 namespace CalcomAccounts.Tests.Resilience;
@@ -191,9 +190,9 @@ public sealed class LookupQueueTests
         Assert.Equal([quarantined, equal], queue.TakeIsolated(64));
         Assert.Equal([ofOther], queue.TakeIsolated(64));
 
-        _quarantine.Release(quarantined, new Dictionary<Lookup, Agent?> { [quarantined.Lookups[0]] = null });
+        _quarantine.Release(quarantined, new Dictionary<Lookup, LookupResult> { [quarantined.Lookups[0]] = default });
         Assert.True(_quarantine.Contains(quarantined));
-        _quarantine.Release(quarantined, new Dictionary<Lookup, Agent?> { [quarantined.Lookups[0]] = new([], null, null) });
+        _quarantine.Release(quarantined, new Dictionary<Lookup, LookupResult> { [quarantined.Lookups[0]] = new(OrgId: null, new([], null, null)) });
         queue.Add(quarantined);
         Assert.Equal([quarantined], queue.TakeShared(64));
     }
@@ -258,6 +257,54 @@ public sealed class LookupQueueTests
         Assert.False(quarantine.ContainsCaller(new(caller)));
     }
 
+    [Fact]
+    public void Batch_OfADistributedDatabase_HasRequestsOfOneOrganization()
+    {
+        var queue = Queue();
+        Guid[] orgs = [Guid.NewGuid(), Guid.NewGuid()];
+        var ofFirst = new[] { AddDistributed(queue, Caller.OfOrganization(orgs[0])), AddDistributed(queue, Caller.OfSubject("member").NarrowedTo(orgs[0])) };
+        var ofSecond = new[] { AddDistributed(queue, Caller.OfOrganization(orgs[1])), AddDistributed(queue, Caller.OfSubject("member").NarrowedTo(orgs[1])) };
+        var ofNone = new[] { AddDistributed(queue, Caller.OfSubject("member")), AddDistributed(queue, Caller.OfSubject("other")) };
+
+        var batches = Enumerable.Range(0, 4).Select(_ => queue.TakeShared(64)).ToList();
+
+        Assert.Equal(ofFirst, batches[0]);
+        Assert.Equal(ofSecond, batches[1]);
+        Assert.Equal(ofNone.ToHashSet(), batches[2].ToHashSet());
+        Assert.Empty(batches[3]);
+    }
+
+    // A caller whose request is of another organization than the batch keeps its turn, however often others fill a batch.
+    [Fact]
+    public void CallerOfAnotherOrganization_KeepsItsTurn()
+    {
+        var queue = Queue();
+        var (busy, other) = (Guid.NewGuid(), Guid.NewGuid());
+        for (var i = 0; i < 200; i++)
+        {
+            AddDistributed(queue, Caller.OfOrganization(busy));
+            AddDistributed(queue, Caller.OfSubject("member").NarrowedTo(busy));
+        }
+
+        var waiting = AddDistributed(queue, Caller.OfOrganization(other));
+
+        Assert.DoesNotContain(waiting, queue.TakeShared(64));
+        Assert.Equal([waiting], queue.TakeShared(64));
+    }
+
+    [Fact]
+    public void IsolatedBatch_OfADistributedDatabase_HasRequestsOfOneOrganization()
+    {
+        var queue = Queue();
+        var caller = Caller.OfSubject("member");
+        Guid[] orgs = [Guid.NewGuid(), Guid.NewGuid()];
+        queue.BeginRetry(new(caller));
+        var requests = orgs.Select(org => AddDistributed(queue, caller.NarrowedTo(org))).ToList();
+
+        Assert.Equal([requests[0]], queue.TakeIsolated(64));
+        Assert.Equal([requests[1]], queue.TakeIsolated(64));
+    }
+
     // By default more concurrent statements than any test takes.
     private LookupQueue Queue(int maxLookups = 4096, int maxStatements = 1000, TimeProvider? clock = null) => new(maxLookups, maxStatements, _quarantine, clock ?? TimeProvider.System);
 
@@ -269,6 +316,13 @@ public sealed class LookupQueueTests
         Assert.Empty(queue.Add(request));
         return request;
     })];
+
+    private static PendingRequest AddDistributed(LookupQueue queue, Caller caller)
+    {
+        var request = new PendingRequest([Guid.NewGuid()], caller, isDistributed: true);
+        Assert.Empty(queue.Add(request));
+        return request;
+    }
 
     private sealed class ManualClock : TimeProvider
     {

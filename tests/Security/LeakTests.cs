@@ -70,7 +70,7 @@ public sealed class LeakTests(ServiceFixture fixture) : IClassFixture<ServiceFix
             await service.StopAsync();
         }
 
-        var report = await DatabaseCheck.RunAsync(database.ServiceConnectionString, CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync(database.ServiceConnectionString, isDistributed: false, CancellationToken.None);
 
         Assert.Equal(sqlState is null, report.Ok);
         Assert.All(

@@ -119,6 +119,14 @@ public sealed class TenancyTests(ServiceFixture fixture) : IClassFixture<Service
         {
             Assert.Equal((answer.Status, answer.Body), (many.Status, many.Body));
         }
+
+        if (expected is 200 or 404)
+        {
+            Assert.Equal(answer.Body, (await fixture.DistributedService.GetAccountAsync(agent, token, Query(orgId))).Body);
+            Assert.Equal(answerForDeleted.Body, (await fixture.DistributedService.GetAccountAsync(deleted, token, Query(orgId))).Body);
+            Assert.Equal(explained.Body, (await fixture.DistributedService.ExplainAccountAsync(agent, token, Query(orgId))).Body);
+            Assert.Equal(many.Body, (await fixture.DistributedService.GetAccountsAsync([agent, deleted, agent], token, Query(orgId))).Body);
+        }
     }
 
     [Fact]

@@ -25,7 +25,7 @@ internal sealed class GetAgentAccountBinder(IValidator<GetAgentAccount> validato
 }
 
 // MVC's own reader of bodies would say what it found wrong in words of its own, and repeat what was sent.
-internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> validator, LookupLimits limits) : IModelBinder
+internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> validator, LookupOptions limits) : IModelBinder
 {
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {

@@ -44,7 +44,7 @@ internal static class Commands
     private static async Task<int> CheckAsync(string? asJson, IConfiguration configuration)
     {
         var connectionString = ReadConnectionString(configuration, "the database to check, as the service's login");
-        var report = await DatabaseCheck.RunAsync(connectionString, CancellationToken.None);
+        var report = await DatabaseCheck.RunAsync(connectionString, CalcomAccountsOptions.Read(configuration).Distributed, CancellationToken.None);
         Console.WriteLine(asJson is null ? CheckReport.ToText(report) : CheckReport.ToJson(report));
         return report.Ok ? 0 : 1;
     }

@@ -33,6 +33,9 @@ internal sealed class CalcomAccountsOptions
     [Range(1, 1_000_000, ErrorMessage = OutOfRange)]
     public int MaxQueuedLookups { get; set; } = 4096;
 
+    /// <summary>Whether the tables are distributed over several servers by organization: docs/scaling.md.</summary>
+    public bool Distributed { get; set; }
+
     /// <summary>The name of the claim that names the caller's organization, or the path to it.</summary>
     [Required(ErrorMessage = "{0} has to name a claim")]
     public string OrganizationClaim { get; set; } = "org_id";

@@ -12,9 +12,9 @@ internal static class Limits
     /// <summary>Of the configuration: Kestrel's own limits.</summary>
     public const string Section = "Kestrel:Limits";
 
-    /// <returns>What a lookup may take.</returns>
+    /// <returns>How lookups are made.</returns>
     /// <exception cref="StartupException"><c>Kestrel:Limits</c> makes no sense.</exception>
-    public static LookupLimits AddLimits(this WebApplicationBuilder builder, CalcomAccountsOptions options)
+    public static LookupOptions AddLimits(this WebApplicationBuilder builder, CalcomAccountsOptions options)
     {
         var configuration = builder.Configuration;
         var requestTimeout = TimeSpan.FromSeconds(options.RequestTimeoutSeconds);
@@ -63,7 +63,7 @@ internal static class Limits
             listener.SendBufferSize = 32 * 1024;
             return listener;
         });
-        return new(requestTimeout, options.MaxConcurrentStatements, options.MaxQueuedLookups);
+        return new(requestTimeout, options.MaxConcurrentStatements, options.MaxQueuedLookups, options.Distributed);
     }
 
     // Kestrel itself asks as late as it listens.

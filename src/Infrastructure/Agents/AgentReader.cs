@@ -3,11 +3,14 @@ using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Database;
 using Dapper;
 using Npgsql;
+using NpgsqlTypes;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>Reads any number of agents, and checks their callers' access, in one statement.</summary>
-internal sealed class AgentReader(NpgsqlDataSource dataSource)
+/// <param name="dataSource">Where to read.</param>
+/// <param name="isDistributed">Whether the tables are distributed over several servers by organization: docs/scaling.md.</param>
+internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistributed)
 {
     // 'Connected' as in docs/account-resolution.md, in SQL: the same white space as .NET trims, no locale, and the status as cut below. The
     // unique index agent_keys_one_connected_per_agent has the same condition, so that PostgreSQL can use it.
@@ -15,59 +18,34 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         has_api_key and (left(status, 2048) collate "C" !~* '^{WhiteSpace}(inactive|not_connected){WhiteSpace}$') is not false
         """;
 
-    // Returns, for each lookup whose agent the caller may see, one row per account, or one row of nulls if the agent has no account.
-    // - Tenancy (docs/adr/0001-tenancy-in-sql.md): the agent is of the caller's organization, or of one that the subject is a member of.
-    //   A linked account is only read if it is of the agent's organization. A caller with neither organization nor subject gets nothing.
-    // - Bounded rows (docs/adr/0005-bounded-rows.md): at most the best-ranked 100 keys of an agent are read, connected and disconnected
-    //   ones each through an index of their own. Texts are cut. Of the keys only the first, which may be the effective account, has its
-    //   name and URL.
-    internal const string Sql = $"""
-        select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
-               account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
-        from unnest($1, $2, $3) with ordinality lookup (agent_id, org_id, subject, position)
-        join lateral (
-            select id, org_id, org_account_id
-            from calcom.agents
-            where id = lookup.agent_id
-              and org_id = coalesce(
-                  lookup.org_id,
-                  (select org_id from calcom.agents where id = lookup.agent_id and lookup.subject is not null limit 1))
-              and deleted_at is null
-              and (lookup.subject is null or exists (
-                  select from calcom.org_members member
-                  where member.org_id = agents.org_id and member.subject = lookup.subject))
-            limit 1
-        ) agent on true
-        left join lateral (
-            (select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
-             from (
-                 (select true as is_connected, id, has_api_key, left(status, 2048) as status, {CreatedAt} as created_at,
-                         case when row_number() over newest_first = 1 then left(account_name, 2048) end as account_name,
-                         case when row_number() over newest_first = 1 then left(api_base_url, 2048) end as api_base_url
-                  from calcom.agent_keys
-                  where agent_id = agent.id and {IsConnectedSql}
-                  window newest_first as (order by {CreatedAt} desc nulls last, id desc)
-                  order by {CreatedAt} desc nulls last, id desc -- an expression, so that no index of that order is preferred to the one of connected keys
-                  limit 100)
-                 union all
-                 (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
-                  from calcom.agent_keys
-                  where agent_id = agent.id and ({IsConnectedSql}) is not true
-                  order by agent_keys.created_at desc nulls last, id desc
-                  limit 100)
-             ) key
-             order by is_connected desc, created_at desc nulls last, id desc
-             limit 100)
-            union all
-            (select true, id, left(account_name, 2048), has_api_key, left(api_base_url, 2048), left(status, 2048), {CreatedAt}
-             from calcom.org_accounts
-             where org_id = agent.org_id and id = agent.org_account_id
-             limit 100)
-        ) account on true
-        """;
+    /// <summary>
+    /// The statement of lookups on a database that is not distributed; its parameters are the agents' ids, the callers' organizations and
+    /// the callers' subjects.
+    /// </summary>
+    internal static readonly string Sql = BuildSql(
+        lookups: "unnest($1, $2, $3) with ordinality lookup (agent_id, org_id, subject, position)",
+        isOfOrganization: "(org_id = lookup.org_id or (lookup.org_id is null and lookup.subject is not null))",
+        organization: "agent.org_id");
 
-    // The leading comment tells probes from lookups in pg_stat_activity.
-    internal const string ProbeSql = $"-- probe\n{Sql}";
+    /// <summary>
+    /// The statement of lookups on a distributed database, where each relation has to be compared with one and the same organization; its
+    /// parameters are the agents' ids, the callers' subjects and the organization.
+    /// </summary>
+    internal static readonly string DistributedSql = BuildSql(
+        lookups: "unnest($1, $2) with ordinality lookup (agent_id, subject, position)",
+        isOfOrganization: "org_id = $3",
+        organization: "$3");
+
+    /// <summary>
+    /// Finds the organizations of agents for callers who name none; its parameters are the agents' ids and the callers' subjects. On a
+    /// distributed database it asks every node.
+    /// </summary>
+    internal const string OrganizationsSql = """
+        select agent.id as agent_id, agent.org_id, member.subject
+        from calcom.agents agent
+        join calcom.org_members member on member.org_id = agent.org_id
+        where agent.id = any($1) and agent.deleted_at is null and member.subject = any($2)
+        """;
 
     private const string WhiteSpace = @"[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*";
 
@@ -75,6 +53,10 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     private const string CreatedAt = """
         case when created_at < timestamptz '0001-01-01 00:00:00+00' then '-infinity' when created_at >= timestamptz '10000-01-01 00:00:00+00' then 'infinity' else created_at end
         """;
+
+    // The leading comment tells probes from lookups in pg_stat_activity.
+    private static readonly string s_probeSql = $"-- probe\n{Sql}";
+    private static readonly string s_distributedProbeSql = $"-- probe\n{DistributedSql}";
 
     private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(10);
 
@@ -85,27 +67,111 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     // servers each may hand out one.
     private readonly int _maxAttempts = 2 + ConnectionStrings.Hosts(new(dataSource.ConnectionString)).Length;
 
-    /// <summary>The agents in the order of <paramref name="lookups"/>; null for one that its caller can't see.</summary>
-    /// <param name="lookups">At least one, without duplicates.</param>
+    /// <summary>
+    /// What was found for each of <paramref name="lookups"/>, in their order. On a distributed database, where one statement reads one
+    /// organization, it is the agents for callers of an organization, and only the agents' organizations for callers without one.
+    /// </summary>
+    /// <param name="lookups">
+    /// At least one, without duplicates. On a distributed database their callers have to be of one organization, or all without one.
+    /// </param>
     /// <param name="cancellationToken">Cancels the statement.</param>
-    /// <param name="sql"><see cref="Sql"/> or <see cref="ProbeSql"/>.</param>
     /// <param name="onConnected">Called when the pool has handed out a session, before the statement is sent.</param>
     /// <exception cref="DatabaseException">The database reported an error, or rows could not be read.</exception>
     /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
-    public async Task<Agent?[]> ReadAsync(
-        IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, string sql = Sql, Action? onConnected = null)
+    public async Task<LookupResult[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, Action? onConnected = null)
     {
-        var command = new CommandDefinition(
-            sql,
-            new Parameters(
-                [.. lookups.Select(lookup => lookup.AgentId)],
-                [.. lookups.Select(lookup => lookup.Caller.OrgId)],
-                [.. lookups.Select(lookup => lookup.Caller.Subject)]),
-            cancellationToken: cancellationToken);
-        var rows = await QueryAsync(command, onConnected);
+        Guid[] agentIds = [.. lookups.Select(lookup => lookup.AgentId)];
+        string?[] subjects = [.. lookups.Select(lookup => lookup.Caller.Subject)];
+        if (!isDistributed)
+        {
+            Guid?[] orgIds = [.. lookups.Select(lookup => lookup.Caller.OrgId)];
+            return await ReadAgentsAsync(Sql, Parameters.ForSql(agentIds, orgIds, subjects), lookups.Count, onConnected, cancellationToken);
+        }
+
+        return lookups[0].Caller.OrgId is { } orgId
+            ? await ReadAgentsAsync(DistributedSql, Parameters.ForDistributedSql(agentIds, subjects, orgId), lookups.Count, onConnected, cancellationToken)
+            : await ReadOrganizationsAsync(lookups, agentIds, onConnected, cancellationToken);
+    }
+
+    /// <summary>Sends the same statement as a lookup, with an organization that does not exist.</summary>
+    /// <exception cref="DatabaseException">The database reported an error.</exception>
+    /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
+    public Task ProbeAsync(CancellationToken cancellationToken)
+    {
+        // Without an organization no server but the one that is connected to is asked, so that another one which is away is not noticed.
+        var parameters = isDistributed
+            ? Parameters.ForDistributedSql([Guid.Empty], subjects: [null], orgId: null)
+            : Parameters.ForSql([Guid.Empty], [Guid.Empty], subjects: [null]);
+        return ReadAgentsAsync(isDistributed ? s_distributedProbeSql : s_probeSql, parameters, count: 1, onConnected: null, cancellationToken);
+    }
+
+    // Returns, for each lookup whose agent the caller may see, one row per account, or one row of nulls if the agent has no account.
+    // - Tenancy (docs/adr/0001-tenancy-in-sql.md): the agent is of the caller's organization, or of one that the subject is a member of.
+    //   Keys and a linked account are only read if they are of the agent's organization. A caller with neither organization nor subject
+    //   gets nothing.
+    // - Bounded rows (docs/adr/0005-bounded-rows.md): at most the best-ranked 100 keys of an agent are read, connected and disconnected
+    //   ones each through an index of their own. Texts are cut. Of the keys only the first, which may be the effective account, has its
+    //   name and URL.
+    private static string BuildSql(string lookups, string isOfOrganization, string organization) => $"""
+        select lookup.position, agent.org_account_id as linked_account_id, account.is_linked, account.id, account.account_name as name,
+               account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
+        from {lookups}
+        join lateral (
+            select id, org_id, org_account_id
+            from calcom.agents agent
+            where id = lookup.agent_id
+              and {isOfOrganization}
+              and deleted_at is null
+              and (lookup.subject is null or exists (
+                  select from calcom.org_members member
+                  where member.org_id = {organization} and member.subject = lookup.subject))
+            order by org_id::text -- if two organizations have the id; an expression, so that no index is read in that order
+            limit 1
+        ) agent on true
+        left join lateral (
+            (select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
+             from (
+                 (select true as is_connected, id, has_api_key, left(status, 2048) as status, {CreatedAt} as created_at,
+                         case when row_number() over newest_first = 1 then left(account_name, 2048) end as account_name,
+                         case when row_number() over newest_first = 1 then left(api_base_url, 2048) end as api_base_url
+                  from calcom.agent_keys
+                  where org_id = {organization} and agent_id = agent.id and {IsConnectedSql}
+                  window newest_first as (order by {CreatedAt} desc nulls last, id desc)
+                  order by {CreatedAt} desc nulls last, id desc -- an expression, so that no index of that order is preferred to the one of connected keys
+                  limit 100)
+                 union all
+                 (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
+                  from calcom.agent_keys
+                  where org_id = {organization} and agent_id = agent.id and ({IsConnectedSql}) is not true
+                  order by agent_keys.created_at desc nulls last, id desc
+                  limit 100)
+             ) key
+             order by is_connected desc, created_at desc nulls last, id desc
+             limit 100)
+            union all
+            (select true, id, left(account_name, 2048), has_api_key, left(api_base_url, 2048), left(status, 2048), {CreatedAt}
+             from calcom.org_accounts
+             where org_id = {organization} and id = agent.org_account_id
+             limit 100)
+        ) account on true
+        """;
+
+    private async Task<LookupResult[]> ReadAgentsAsync(
+        string sql, Parameters parameters, int count, Action? onConnected, CancellationToken cancellationToken)
+    {
+        var rows = await QueryAsync<Row>(new(sql, parameters, cancellationToken: cancellationToken), onConnected);
         try
         {
-            return ToAgents(rows, lookups.Count);
+            var results = new LookupResult[count];
+            foreach (var agent in rows.GroupBy(row => row.Position))
+            {
+                results[agent.Key - 1] = new(OrgId: null, new(
+                    [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+                    agent.First().LinkedAccountId,
+                    agent.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault()));
+            }
+
+            return results;
         }
         catch (InvalidOperationException exception)
         {
@@ -113,21 +179,18 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         }
     }
 
-    private static Agent?[] ToAgents(List<Row> rows, int count)
+    private async Task<LookupResult[]> ReadOrganizationsAsync(
+        IReadOnlyList<Lookup> lookups, Guid[] agentIds, Action? onConnected, CancellationToken cancellationToken)
     {
-        var agents = new Agent?[count];
-        foreach (var agent in rows.GroupBy(row => row.Position))
-        {
-            agents[agent.Key - 1] = new(
-                [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
-                agent.First().LinkedAccountId,
-                agent.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault());
-        }
+        var parameters = Parameters.ForOrganizationsSql(agentIds, [.. lookups.Select(lookup => lookup.Caller.Subject!).Distinct()]);
+        var rows = await QueryAsync<OrganizationRow>(new(OrganizationsSql, parameters, cancellationToken: cancellationToken), onConnected);
+        var found = rows.ToLookup(row => (row.AgentId, row.Subject), row => row.OrgId);
 
-        return agents;
+        // Of an id that two organizations have the same agent as in the other statement.
+        return [.. lookups.Select(lookup => new LookupResult(found[(lookup.AgentId, lookup.Caller.Subject!)].Cast<Guid?>().Min(), Agent: null))];
     }
 
-    private async Task<List<Row>> QueryAsync(CommandDefinition command, Action? onConnected)
+    private async Task<List<T>> QueryAsync<T>(CommandDefinition command, Action? onConnected)
     {
         for (var attempt = 1; ; attempt++)
         {
@@ -135,7 +198,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
             {
                 await using var connection = await dataSource.OpenConnectionAsync(command.CancellationToken);
                 onConnected?.Invoke();
-                return await QueryAsync(connection, command);
+                return await QueryAsync<T>(connection, command);
             }
             catch (NpgsqlException exception) when (attempt < _maxAttempts && IsRetryable(exception))
             {
@@ -154,11 +217,11 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
         }
     }
 
-    private static async Task<List<Row>> QueryAsync(NpgsqlConnection connection, CommandDefinition command)
+    private static async Task<List<T>> QueryAsync<T>(NpgsqlConnection connection, CommandDefinition command)
     {
         try
         {
-            return (await connection.QueryAsync<Row>(command)).AsList();
+            return (await connection.QueryAsync<T>(command)).AsList();
         }
         catch (Exception exception) when (exception is not (NpgsqlException or OperationCanceledException))
         {
@@ -179,16 +242,30 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource)
     private static bool IsNoHostAvailable(NpgsqlException exception) =>
         exception is not PostgresException && exception.InnerException is null or AggregateException;
 
-    /// <summary>The statement's parameters, without names: Npgsql parses a statement that has named ones each time that it is sent.</summary>
-    internal sealed class Parameters(Guid[] agentIds, Guid?[] orgIds, string?[] subjects) : SqlMapper.IDynamicParameters
+    /// <summary>A statement's parameters, without names: Npgsql parses a statement that has named ones each time that it is sent.</summary>
+    internal sealed class Parameters : SqlMapper.IDynamicParameters
     {
-        public void AddParameters(IDbCommand command, SqlMapper.Identity identity)
-        {
-            command.Parameters.Add(new NpgsqlParameter<Guid[]> { TypedValue = agentIds });
-            command.Parameters.Add(new NpgsqlParameter<Guid?[]> { TypedValue = orgIds });
-            command.Parameters.Add(new NpgsqlParameter<string?[]> { TypedValue = subjects });
-        }
+        private readonly Func<NpgsqlParameter[]> _create;
+
+        // A parameter belongs to one command, and an attempt has a command of its own.
+        private Parameters(Func<NpgsqlParameter[]> create) => _create = create;
+
+        public static Parameters ForSql(Guid[] agentIds, Guid?[] orgIds, string?[] subjects) => new(() => [Of(agentIds), Of(orgIds), Of(subjects)]);
+
+        public static Parameters ForDistributedSql(Guid[] agentIds, string?[] subjects, Guid? orgId) => new(() =>
+        [
+            Of(agentIds), Of(subjects), orgId is { } id ? Of(id) : new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Uuid, Value = DBNull.Value },
+        ]);
+
+        public static Parameters ForOrganizationsSql(Guid[] agentIds, string[] subjects) => new(() => [Of(agentIds), Of(subjects)]);
+
+        public void AddParameters(IDbCommand command, SqlMapper.Identity identity) =>
+            Array.ForEach(_create(), parameter => command.Parameters.Add(parameter));
+
+        private static NpgsqlParameter<T> Of<T>(T value) => new() { TypedValue = value };
     }
+
+    private sealed record OrganizationRow(Guid AgentId, Guid OrgId, string Subject);
 
     private sealed record Row(
         long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)

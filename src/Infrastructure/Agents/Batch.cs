@@ -38,12 +38,15 @@ internal sealed class Batch
 
     /// <summary>Whether the statement was cancelled for taking too long.</summary>
     public bool HasTimedOut { get; set; }
+
+    /// <summary>Whether another batch may run in its slot while its statement goes on.</summary>
+    public bool HasLeftSlot { get; set; }
 }
 
 /// <summary>The kinds of concurrency slots; each slot runs one statement at a time.</summary>
 internal enum Slot
 {
-    /// <summary>One of <see cref="LookupLimits.MaxConcurrentStatements"/>, for batches of all callers.</summary>
+    /// <summary>One of <see cref="LookupOptions.MaxConcurrentStatements"/>, for batches of all callers.</summary>
     Shared,
 
     /// <summary>The one slot beside these, for batches that must not hold up other callers.</summary>

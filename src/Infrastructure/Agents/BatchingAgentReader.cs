@@ -16,13 +16,25 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// A caller with too many of them is quarantined as a whole. While a retry of a caller goes on, its other requests use the isolated slot
 /// too.
 /// </para>
+/// <para>
+/// On a distributed database a batch reads one organization, so that it depends on one server alone. A batch that takes longer than usual
+/// leaves its slot to the next one, because a server that hangs would otherwise hold up the organizations of all others.
+/// </para>
 /// </summary>
 internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
 
+    /// <summary>How many batches may have left their slots.</summary>
+    internal const int MaxOverdueBatches = 8;
+
     // Many times what a statement usually takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
+
+    // Of the time that a batch takes on average.
+    private const int OverdueFactor = 4;
+
+    private static readonly TimeSpan s_minOverdueTime = TimeSpan.FromMilliseconds(20);
 
     // Includes the time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
@@ -38,7 +50,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     private static readonly ExecutionContext s_emptyContext = CaptureEmptyContext();
 
     private readonly AgentReader _reader;
-    private readonly LookupLimits _limits;
+    private readonly LookupOptions _options;
 
     // Guards all fields below, and PendingRequest.Batch.
     private readonly Lock _lock = new();
@@ -50,6 +62,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
     private bool _isIsolatedInFlight;
+    private int _overdue;
 
     // An exponential moving average.
     private TimeSpan _averageDuration;
@@ -57,8 +70,8 @@ internal sealed class BatchingAgentReader : IAgentReader
     // All statements that need to know whether the database responds share one probe.
     private Task<bool>? _probe;
 
-    public BatchingAgentReader(AgentReader reader, LookupLimits limits) =>
-        (_reader, _limits, _queue) = (reader, limits, new(limits.MaxQueuedLookups, limits.MaxConcurrentStatements, _quarantine, TimeProvider.System));
+    public BatchingAgentReader(AgentReader reader, LookupOptions options) =>
+        (_reader, _options, _queue) = (reader, options, new(options.MaxQueuedLookups, options.MaxConcurrentStatements, _quarantine, TimeProvider.System));
 
     /// <inheritdoc/>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
@@ -74,7 +87,28 @@ internal sealed class BatchingAgentReader : IAgentReader
             return new Agent?[agentIds.Count];
         }
 
-        var pending = new PendingRequest(agentIds, caller);
+        if (!_options.IsDistributed || caller.OrgId is not null)
+        {
+            return [.. (await LookUpAsync(agentIds, caller, cancellationToken)).Select(result => result.Agent)];
+        }
+
+        // Two round trips: only with its organization is an agent found without asking every server.
+        Guid[] distinct = [.. agentIds.Distinct()];
+        var organizations = await LookUpAsync(distinct, caller, cancellationToken);
+        var found = await Task.WhenAll(distinct.Zip(organizations)
+            .Where(pair => pair.Second.OrgId is not null)
+            .GroupBy(pair => pair.Second.OrgId!.Value, pair => pair.First)
+            .Select(async agents => agents.Zip(await LookUpAsync([.. agents], caller.NarrowedTo(agents.Key), cancellationToken))));
+        var agentOf = found.SelectMany(pairs => pairs).ToDictionary(pair => pair.First, pair => pair.Second.Agent);
+        return [.. agentIds.Select(agentId => agentOf.GetValueOrDefault(agentId))];
+    }
+
+    /// <inheritdoc/>
+    public Task ProbeAsync(CancellationToken cancellationToken) => _reader.ProbeAsync(cancellationToken);
+
+    private async Task<IReadOnlyList<LookupResult>> LookUpAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
+    {
+        var pending = new PendingRequest(agentIds, caller, _options.IsDistributed);
         IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
@@ -98,10 +132,6 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    /// <inheritdoc/>
-    public Task ProbeAsync(CancellationToken cancellationToken) =>
-        _reader.ReadAsync([new(Guid.Empty, Caller.OfOrganization(Guid.Empty))], cancellationToken, AgentReader.ProbeSql);
-
     private void StartIdleSlots()
     {
         while (TryReserveSlot() is { } slot)
@@ -122,7 +152,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            if (_sharedInFlight < _limits.MaxConcurrentStatements && (_queue.HasShared || _sharedRetries.Count > 0))
+            if (_sharedInFlight < _options.MaxConcurrentStatements && (_queue.HasShared || _sharedRetries.Count > 0))
             {
                 _sharedInFlight++;
                 return Slot.Shared;
@@ -143,6 +173,16 @@ internal sealed class BatchingAgentReader : IAgentReader
         while (TakeBatch(slot) is { } batch)
         {
             await RunBatchAsync(batch);
+
+            if (batch.HasLeftSlot)
+            {
+                lock (_lock)
+                {
+                    _overdue--;
+                }
+
+                return;
+            }
 
             if (batch.Requests.Count > 1)
             {
@@ -187,9 +227,9 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         try
         {
-            var agents = await ReadAsync(batch);
-            RecordSuccess(batch, agents);
-            batch.Requests.ForEach(request => request.TrySetAgents(agents));
+            var results = await ReadAsync(batch);
+            RecordSuccess(batch, results);
+            batch.Requests.ForEach(request => request.TrySetResults(results));
         }
         catch (Exception exception) when (!batch.HasTimedOut && exception is (NpgsqlException or DatabaseException { HasEndedSession: true }))
         {
@@ -215,7 +255,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    private async Task<IReadOnlyDictionary<Lookup, Agent?>> ReadAsync(Batch batch)
+    private async Task<IReadOnlyDictionary<Lookup, LookupResult>> ReadAsync(Batch batch)
     {
         // A span has one parent only, so the other requests' traces are links.
         using var span = s_activitySource.HasListeners()
@@ -228,8 +268,8 @@ internal sealed class BatchingAgentReader : IAgentReader
         try
         {
             var reading = _reader.ReadAsync(batch.Lookups, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
-            var agents = await WaitAsync(reading, batch);
-            return batch.Lookups.Zip(agents).ToDictionary(found => found.First, found => found.Second);
+            var results = await WaitAsync(reading, batch);
+            return batch.Lookups.Zip(results).ToDictionary(found => found.First, found => found.Second);
         }
         catch (Exception exception)
         {
@@ -241,10 +281,20 @@ internal sealed class BatchingAgentReader : IAgentReader
     }
 
     /// <summary>Waits for a statement, and cancels it when it takes too long while other lookups could go on.</summary>
-    private async Task<Agent?[]> WaitAsync(Task<Agent?[]> reading, Batch batch)
+    private async Task<LookupResult[]> WaitAsync(Task<LookupResult[]> reading, Batch batch)
     {
         // The time to connect says nothing of the statement.
         await Task.WhenAny(reading, batch.Connected.Task);
+
+        if (_options.IsDistributed && batch.Slot is Slot.Shared)
+        {
+            var usual = TimeSpan.FromTicks(Math.Max(s_minOverdueTime.Ticks, _averageDuration.Ticks * OverdueFactor));
+            await ((Task)reading).WaitAsync(usual).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (!reading.IsCompleted)
+            {
+                LeaveSlot(batch);
+            }
+        }
 
         // A batch that is isolated already, and can't be split, has until the server's statement_timeout.
         while (!(batch.IsIndivisible && batch.Slot is Slot.Isolated))
@@ -280,6 +330,23 @@ internal sealed class BatchingAgentReader : IAgentReader
         return await reading;
     }
 
+    private void LeaveSlot(Batch batch)
+    {
+        lock (_lock)
+        {
+            if (_overdue >= MaxOverdueBatches)
+            {
+                return;
+            }
+
+            _overdue++;
+            _sharedInFlight--;
+            batch.HasLeftSlot = true;
+        }
+
+        StartIdleSlots();
+    }
+
     private Task<bool> IsDatabaseRespondingAsync()
     {
         lock (_lock)
@@ -294,12 +361,12 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    private void RecordSuccess(Batch batch, IReadOnlyDictionary<Lookup, Agent?> agents)
+    private void RecordSuccess(Batch batch, IReadOnlyDictionary<Lookup, LookupResult> results)
     {
         lock (_lock)
         {
             _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
-            batch.Requests.ForEach(request => _quarantine.Release(request, agents));
+            batch.Requests.ForEach(request => _quarantine.Release(request, results));
         }
 
         End(batch);

@@ -1,5 +1,3 @@
-using CalcomAccounts.Domain;
-
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>
@@ -55,14 +53,14 @@ internal sealed class LookupQuarantine(TimeProvider clock)
     /// Releases the lookups of a request that was answered. An agent that this caller can't see stays quarantined, because its
     /// accounts were not read.
     /// </summary>
-    public void Release(PendingRequest request, IReadOnlyDictionary<Lookup, Agent?> agents)
+    public void Release(PendingRequest request, IReadOnlyDictionary<Lookup, LookupResult> results)
     {
         if (_agents.Count + _lookups.Count is 0)
         {
             return;
         }
 
-        var found = request.Lookups.Where(lookup => agents[lookup] is not null).ToList();
+        var found = request.Lookups.Where(lookup => results[lookup].Agent is not null).ToList();
         if (found is not [] && Contains(request) && _callers.TryGetValue(request.CallerKey, out var caller))
         {
             _callers[request.CallerKey] = caller with { Failures = Math.Max(0, caller.Failures - 1) };

@@ -5,8 +5,8 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// <summary>
 /// The bounded queue of lookups, served by deficit round robin over callers: each caller gets the same number of lookups a turn, however
 /// many requests or connections it has. While other callers are active, a caller with many lookups in flight is skipped. Requests for the
-/// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. The reasons are in
-/// <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
+/// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. A batch is of one partition: that of the caller whose
+/// turn it is. The reasons are in <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
 /// </summary>
 internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuarantine quarantine, TimeProvider clock)
 {
@@ -15,6 +15,9 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
     // Half of a full statement.
     private const int MaxInFlightPerStatement = 32;
+
+    // How many callers whose next request is of another partition are passed over to fill a batch.
+    private const int MaxPassedCallers = 64;
 
     // How long after it was last served a caller counts as active.
     private static readonly TimeSpan s_activeWindow = TimeSpan.FromSeconds(1);
@@ -88,7 +91,13 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     /// <param name="maxBatch">How many different lookups a batch may have. A request with more gets a batch of its own.</param>
     public List<PendingRequest> TakeShared(int maxBatch)
     {
-        var batch = FillShared(maxBatch);
+        var passed = new List<WaitingCaller>();
+        var batch = FillShared(maxBatch, passed);
+        for (var i = passed.Count - 1; i >= 0; i--)
+        {
+            _shared.AddFirst(passed[i].SharedNode);
+        }
+
         batch.ForEach(request => GetOrAddCaller(request.CallerKey).InFlight += request.Count);
         return batch;
     }
@@ -121,7 +130,9 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         {
             var request = node.Value;
             var isQuarantined = quarantine.Contains(request);
-            if (batch is [] || (isQuarantined ? request.HasSameLookups(batch[0]) : !quarantine.Contains(batch[0]) && lookups + request.Count <= maxBatch))
+            if (batch is []
+                || (request.Partition == batch[0].Partition
+                    && (isQuarantined ? request.HasSameLookups(batch[0]) : !quarantine.Contains(batch[0]) && lookups + request.Count <= maxBatch)))
             {
                 batch.Add(request);
                 lookups += isQuarantined ? 0 : request.Count;
@@ -157,14 +168,23 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         RemoveIfIdle(caller);
     }
 
-    private List<PendingRequest> FillShared(int maxBatch)
+    /// <param name="maxBatch">As in <see cref="TakeShared"/>.</param>
+    /// <param name="passed">To it are added the callers that were taken off the list, because their next request is of another partition.</param>
+    private List<PendingRequest> FillShared(int maxBatch, List<WaitingCaller> passed)
     {
         var batch = new List<PendingRequest>();
         var lookups = new HashSet<Lookup>();
         var skipped = 0;
-        while (lookups.Count < maxBatch && skipped < _shared.Count)
+        while (lookups.Count < maxBatch && skipped < _shared.Count && passed.Count < MaxPassedCallers)
         {
             var caller = _shared.First!.Value;
+            if (batch is not [] && caller.Shared.First!.Value.Partition != batch[0].Partition)
+            {
+                _shared.RemoveFirst();
+                passed.Add(caller);
+                continue;
+            }
+
             if (IsIsolated(caller))
             {
                 foreach (var request in caller.Shared.ToList())
@@ -191,6 +211,12 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
                 {
                     Reassign(caller, request);
                     continue;
+                }
+
+                if (batch is not [] && request.Partition != batch[0].Partition)
+                {
+                    caller.Deficit = 0;
+                    break;
                 }
 
                 if (request.Count > caller.Deficit)

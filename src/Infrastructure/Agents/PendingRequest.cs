@@ -1,22 +1,22 @@
 using System.Diagnostics;
 using CalcomAccounts.Application;
-using CalcomAccounts.Domain;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
 /// <summary>The lookups of one request, which are never split over statements, and the task that its caller awaits.</summary>
-internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?>>
+internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<LookupResult>>
 {
     private readonly IReadOnlyList<Guid> _agentIds;
 
     // A single lookup continues on the thread that completes its batch, because waking another thread costs more than the rest of
     // the request. A list has more left to do.
-    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller)
+    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller, bool isDistributed = false)
         : base(agentIds.Count > 1 ? TaskCreationOptions.RunContinuationsAsynchronously : TaskCreationOptions.None)
     {
         _agentIds = agentIds;
         Caller = caller;
         CallerKey = new(caller);
+        Partition = isDistributed ? caller.OrgId : null;
         Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
         QueueNode = new(this);
     }
@@ -24,6 +24,12 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?
     public Caller Caller { get; }
 
     public CallerKey CallerKey { get; }
+
+    /// <summary>
+    /// On a distributed database the organization that it reads; null for a caller without one, and on any other database. Requests of
+    /// different partitions can't share a statement.
+    /// </summary>
+    public Guid? Partition { get; }
 
     /// <summary>Without duplicates.</summary>
     public IReadOnlyList<Lookup> Lookups { get; }
@@ -42,6 +48,6 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Agent?
 
     public bool HasSameLookups(PendingRequest other) => Lookups.SequenceEqual(other.Lookups);
 
-    public void TrySetAgents(IReadOnlyDictionary<Lookup, Agent?> agents) =>
-        TrySetResult([.. _agentIds.Select(agentId => agents[new(agentId, Caller)])]);
+    public void TrySetResults(IReadOnlyDictionary<Lookup, LookupResult> results) =>
+        TrySetResult([.. _agentIds.Select(agentId => results[new(agentId, Caller)])]);
 }

@@ -1,4 +1,5 @@
 using System.Net;
+using CalcomAccounts.Infrastructure.Agents;
 using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Database;
@@ -23,23 +24,26 @@ public static class ConnectionStrings
     /// The defaults of docs/configuration.md: a session per concurrent statement and a few more, prepared statements, read-only sessions, and
     /// nested timeouts (<c>statement_timeout</c> &lt; command timeout &lt; request timeout).
     /// </summary>
-    /// <param name="limits">Connecting, the wait for a pooled session included, may take 40% of the request timeout.</param>
+    /// <param name="options">Connecting, the wait for a pooled session included, may take 40% of the request timeout.</param>
     /// <param name="servers">The number of hosts. With several, each gets half of the time, so that a second one can be tried.</param>
-    internal static string ServiceDefaults(LookupLimits limits, int servers)
+    internal static string ServiceDefaults(LookupOptions options, int servers)
     {
-        var perServer = limits.RequestTimeout / Math.Min(servers, 2);
+        var perServer = options.RequestTimeout / Math.Min(servers, 2);
         var seconds = Math.Max(1, (int)(perServer.TotalSeconds * 0.4));
         var milliseconds = (int)(perServer.TotalMilliseconds * 0.3);
 
         // enable_bitmapscan=off: so that an agent's newest keys are read in the order of their index, whatever the planner's estimates are.
-        // plan_cache_mode=force_generic_plan: planning each statement anew takes several times what running it takes.
+        // plan_cache_mode=force_generic_plan: planning each statement anew takes several times what running it takes. A distributed database
+        // can plan only for a known organization.
         // jit=off: where an index is missing, compiling the statement would take longer than its timeout.
         // Cancellation Timeout=1 (ms): the server's statement_timeout ends slow statements anyway, and a frozen server would never confirm
         // the cancellation. With -1 its sessions would stay in the pool.
         // No Reset On Close: the service's statements leave no state in a session.
-        return $"{CommonDefaults}Application Name=calcom-accounts;Maximum Pool Size={limits.MaxConcurrentStatements + OtherSessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
+        var sessions = options.MaxConcurrentStatements + OtherSessions + (options.IsDistributed ? BatchingAgentReader.MaxOverdueBatches : 0);
+        var planning = options.IsDistributed ? " -c citus.max_adaptive_executor_pool_size=1" : " -c plan_cache_mode=force_generic_plan";
+        return $"{CommonDefaults}Application Name=calcom-accounts;Maximum Pool Size={sessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
             + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"
-            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c jit=off -c plan_cache_mode=force_generic_plan;";
+            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c jit=off{planning};";
     }
 
     // Short enough for 'migrate' to fail within the 15 seconds that docs/database.md promises.

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Dapper;
 using DbUp;
 using DbUp.Engine;
@@ -8,7 +9,10 @@ using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Database;
 
-/// <summary>Migrates a database to the current schema, by the SQL files in <c>Migrations</c>, each once, in the order of their numbers.</summary>
+/// <summary>
+/// Migrates a database to the current schema, by the SQL files in <c>Migrations</c>, each once, in the order of their numbers, and in a
+/// transaction of its own: slow files lock out no readers, and those that do are quick.
+/// </summary>
 public static class DatabaseMigrator
 {
     // The embedded resources' names, which the journal of migrated databases has stored.
@@ -17,9 +21,14 @@ public static class DatabaseMigrator
     // An arbitrary number that no other application uses for an advisory lock.
     private const long LockKey = 0x43616C636F6D;
 
-    private const string SessionSql = "set lock_timeout = '6s'; set idle_in_transaction_session_timeout = 0";
+    // While a file waits for a lock, readers wait behind it, so that it gives up soon and tries again.
+    private const string SessionSql = "set lock_timeout = '300ms'; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0";
 
-    /// <summary>Applies all missing files in one transaction, and returns their names.</summary>
+    private static readonly TimeSpan s_maxLockWait = TimeSpan.FromSeconds(6);
+
+    private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(100);
+
+    /// <summary>Applies all missing files, and returns their names.</summary>
     /// <exception cref="StartupException">The server can't be reached, or reported an error.</exception>
     public static async Task<IReadOnlyList<string>> MigrateAsync(string connectionString, CancellationToken cancellationToken)
     {
@@ -40,24 +49,56 @@ public static class DatabaseMigrator
 
             await using var transaction = await connection.BeginTransactionAsync(cancellationToken);
             await connection.ExecuteAsync(new CommandDefinition(
-                "select pg_advisory_xact_lock(@LockKey)", new { LockKey }, transaction, commandTimeout: 8, cancellationToken: cancellationToken));
+                $"set local lock_timeout = '{s_maxLockWait.TotalSeconds}s'; select pg_advisory_xact_lock({LockKey})",
+                transaction: transaction,
+                commandTimeout: 8,
+                cancellationToken: cancellationToken));
 
-            var result = DeployChanges.To
-                .PostgresqlDatabase(new PostgresqlConnectionManager(dataSource))
-                .WithScriptsEmbeddedInAssembly(typeof(DatabaseMigrator).Assembly, IsMigration)
-                .WithTransaction()
-                .WithVariablesDisabled()
-                .JournalTo((connections, log) => new Journal(connections, log))
-                .LogToNowhere()
-                .Build()
-                .PerformUpgrade();
-            return result.Successful
-                ? [.. result.Scripts.Select(FileName)]
-                : throw Failure(server, result.ErrorScript is { } script ? $"{FileName(script)}: {DescribeFailure(result.Error)}" : DescribeFailure(result.Error));
+            return await ApplyAsync(server, CreateEngine(dataSource), cancellationToken);
         }
         catch (Exception exception) when (exception is not (OperationCanceledException or StartupException))
         {
             throw Failure(server, DescribeFailure(exception));
+        }
+    }
+
+    private static UpgradeEngine CreateEngine(NpgsqlDataSource dataSource) => DeployChanges.To
+        .PostgresqlDatabase(new PostgresqlConnectionManager(dataSource))
+        .WithScriptsEmbeddedInAssembly(typeof(DatabaseMigrator).Assembly, IsMigration)
+        .WithTransactionPerScript()
+        .WithExecutionTimeout(TimeSpan.FromHours(1))
+        .WithVariablesDisabled()
+        .JournalTo((connections, log) => new Journal(connections, log))
+        .LogToNowhere()
+        .Build();
+
+    private static async Task<IReadOnlyList<string>> ApplyAsync(
+        NpgsqlConnectionStringBuilder server, UpgradeEngine engine, CancellationToken cancellationToken)
+    {
+        var applied = new List<string>();
+        var waited = Stopwatch.StartNew();
+        while (true)
+        {
+            var result = engine.PerformUpgrade();
+            applied.AddRange(result.Scripts.Select(FileName));
+            if (result.Successful)
+            {
+                return applied;
+            }
+
+            if (result.Scripts.Any())
+            {
+                waited.Restart();
+            }
+
+            if (result.Error is PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable or PostgresErrorCodes.DeadlockDetected } && waited.Elapsed < s_maxLockWait)
+            {
+                await Task.Delay(s_retryDelay, cancellationToken);
+                continue;
+            }
+
+            var file = result.ErrorScript is { } script ? $"{FileName(script)}: " : "";
+            throw Failure(server, $"{file}{DescribeFailure(result.Error)}. {(applied is [] ? "Nothing was changed" : $"Applied before: {string.Join(", ", applied)}")}");
         }
     }
 
@@ -72,10 +113,9 @@ public static class DatabaseMigrator
     private static string DescribeFailure(Exception exception) => exception switch
     {
         PostgresException { SqlState: PostgresErrorCodes.InsufficientPrivilege } error =>
-            $"{DatabaseErrors.Describe(error)}; run migrate as the database's owner with CREATEROLE, or create the role calcom_reader first. Nothing was changed",
+            $"{DatabaseErrors.Describe(error)}; run migrate as the database's owner with CREATEROLE, or create the role calcom_reader first",
         PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable } =>
-            "lock timeout: another session, such as another migration, held a lock for more than 6 seconds; try again later. Nothing was changed",
-        PostgresException => $"{DatabaseErrors.Describe(exception)}. Nothing was changed",
+            "lock timeout: another session, such as another migration, held a lock for more than 6 seconds; try again later",
         _ => DatabaseErrors.Describe(exception),
     };
 

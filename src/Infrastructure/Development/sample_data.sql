@@ -12,8 +12,9 @@ insert into calcom.agents (id, org_id, name, org_account_id) values
     ('a0000000-0000-4000-8000-000000000003', 'b0000000-0000-4000-8000-000000000001', 'Neither', null)
 on conflict do nothing;
 
-insert into calcom.agent_keys (id, agent_id, account_name, api_key) values
-    ('d0000000-0000-4000-8000-000000000001', 'a0000000-0000-4000-8000-000000000001', 'Dr. Ada''s calendar', 'sample')
+insert into calcom.agent_keys (id, org_id, agent_id, account_name, api_key) values
+    ('d0000000-0000-4000-8000-000000000001', 'b0000000-0000-4000-8000-000000000001', 'a0000000-0000-4000-8000-000000000001',
+     'Dr. Ada''s calendar', 'sample')
 on conflict do nothing;
 
 insert into calcom.org_members (org_id, subject) values ('b0000000-0000-4000-8000-000000000001', 'developer')

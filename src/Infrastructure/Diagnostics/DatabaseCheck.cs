@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Agents;
 using CalcomAccounts.Infrastructure.Database;
@@ -10,9 +11,10 @@ using Npgsql;
 namespace CalcomAccounts.Infrastructure.Diagnostics;
 
 /// <summary>The command <c>check</c>: verifies what the service needs from a database (docs/database.md). It changes nothing.</summary>
-public static class DatabaseCheck
+public static partial class DatabaseCheck
 {
     private const string HowToCreate = "run 'migrate' as the database's owner, or create views as in docs/database.md";
+    private const string HowToAddOrganization = "run 'migrate', or add the org_id of the key's agent to the view, as in docs/database.md";
 
     private static readonly string[] s_uuid = ["uuid"];
     private static readonly string[] s_text = ["text", "varchar", "bpchar", "citext"];
@@ -23,7 +25,7 @@ public static class DatabaseCheck
     private static readonly Relation[] s_relations =
     [
         new("agents", [new("id", s_uuid), new("org_id", s_uuid), new("name", s_text, IsRead: false), new("org_account_id", s_uuid), new("deleted_at", s_instant)]),
-        new("agent_keys", [new("id", s_uuid), new("agent_id", s_uuid), .. s_accountColumns]),
+        new("agent_keys", [new("id", s_uuid), new("org_id", s_uuid, Hint: HowToAddOrganization), new("agent_id", s_uuid), .. s_accountColumns]),
         new("org_accounts", [new("id", s_uuid), new("org_id", s_uuid), .. s_accountColumns]),
         new("org_members", [new("org_id", s_uuid), new("subject", s_text)]),
     ];
@@ -58,6 +60,10 @@ public static class DatabaseCheck
         order by 1
         """;
 
+    private const string FirstColumnsSql = """
+        select relname, pg_get_indexdef(oid, 1, true) from pg_class where relkind in ('i', 'I') and relname = any(@Indexes)
+        """;
+
     // A view may return a row twice, for example because of a join.
     private const string IdsSql = """
         select relation || ': ' || count(*)
@@ -72,18 +78,21 @@ public static class DatabaseCheck
         order by relation
         """;
 
+    // In a form that a distributed database can run, too.
     private const string DataSql = $"""
         with connected as (
-            select agent_id, count(*) as keys
+            select org_id, agent_id, count(*) as keys
             from calcom.agent_keys
             where {AgentReader.IsConnectedSql}
-            group by agent_id
+            group by org_id, agent_id
+        ), org_account as materialized (
+            select id, org_id from calcom.org_accounts
         ), agent as (
             select coalesce(connected.keys, 0) as keys, agents.org_account_id is not null as is_linked,
                    account.id is not null as has_account, account.org_id = agents.org_id as is_own
             from calcom.agents
-            left join connected on connected.agent_id = agents.id
-            left join calcom.org_accounts account on account.id = agents.org_account_id
+            left join connected on connected.org_id = agents.org_id and connected.agent_id = agents.id
+            left join org_account account on account.id = agents.org_account_id
             where agents.deleted_at is null
         ), account as (
             select account_name, api_base_url, status from calcom.agent_keys
@@ -101,8 +110,11 @@ public static class DatabaseCheck
         """;
 
     /// <summary>Runs all checks, except for those that depend on one that has failed.</summary>
+    /// <param name="connectionString">As the service's login.</param>
+    /// <param name="isDistributed">Whether the service is told that the tables are distributed.</param>
+    /// <param name="cancellationToken">Cancels the check.</param>
     /// <exception cref="StartupException"><paramref name="connectionString"/> is not valid.</exception>
-    public static async Task<DatabaseReport> RunAsync(string connectionString, CancellationToken cancellationToken)
+    public static async Task<DatabaseReport> RunAsync(string connectionString, bool isDistributed, CancellationToken cancellationToken)
     {
         DefaultTypeMap.MatchNamesWithUnderscores = true;
         var server = ConnectionStrings.Parse(connectionString, ConnectionStrings.CheckDefaults);
@@ -114,10 +126,11 @@ public static class DatabaseCheck
             await using var connection = await dataSource.OpenConnectionAsync(cancellationToken);
             checks.Add(CheckServer(connection));
             if (await CheckRelationsAsync(connection, checks)
+                && await CheckDistributionAsync(connection, isDistributed, checks)
                 && await CheckIdsAsync(connection, checks)
-                && await CheckAnswerAsync(connection, dataSource, checks, cancellationToken))
+                && await CheckAnswerAsync(connection, new AgentReader(dataSource, isDistributed), checks, cancellationToken))
             {
-                checks.Add(await CheckPlanAsync(connection));
+                checks.Add(await CheckPlanAsync(connection, isDistributed));
                 data = await connection.QuerySingleAsync<DatabaseCounts>(DataSql);
             }
         }
@@ -178,6 +191,21 @@ public static class DatabaseCheck
         return results.TrueForAll(result => result.Ok) && unreadable is [];
     }
 
+    // Views hide whether their tables are distributed, but the plan shows it.
+    private static async Task<bool> CheckDistributionAsync(NpgsqlConnection connection, bool isDistributed, List<CheckResult> checks)
+    {
+        var plan = await connection.ExecuteScalarAsync<string>("explain (format json, costs off) select from calcom.agents");
+        var hasCitus = plan!.Contains("\"Custom Plan Provider\": \"Citus", StringComparison.Ordinal);
+        checks.Add((hasCitus, isDistributed) switch
+        {
+            (true, false) => new("distribution", false, "the tables are distributed by Citus: set CalcomAccounts:Distributed to true"),
+            (true, true) => new("distribution", true, "the tables are distributed by Citus, as configured"),
+            (false, true) => new("distribution", true, "the tables are on one server; CalcomAccounts:Distributed is set, which costs processor time"),
+            (false, false) => new("distribution", true, "the tables are on one server"),
+        });
+        return checks[^1].Ok;
+    }
+
     private static async Task<bool> CheckIdsAsync(NpgsqlConnection connection, List<CheckResult> checks)
     {
         var invalid = (await connection.QueryAsync<string>(IdsSql)).AsList();
@@ -189,7 +217,7 @@ public static class DatabaseCheck
 
     // With ids of rows that exist, so that values are read too.
     private static async Task<bool> CheckAnswerAsync(
-        NpgsqlConnection connection, NpgsqlDataSource dataSource, List<CheckResult> checks, CancellationToken cancellationToken)
+        NpgsqlConnection connection, AgentReader reader, List<CheckResult> checks, CancellationToken cancellationToken)
     {
         var sample = (await connection.QueryAsync<(Guid Id, Guid OrgId)>("""
             (select id, org_id from calcom.agents where id = (select agent_id from calcom.agent_keys limit 1) and deleted_at is null limit 1)
@@ -201,7 +229,11 @@ public static class DatabaseCheck
         var started = Stopwatch.GetTimestamp();
         try
         {
-            await new AgentReader(dataSource).ReadAsync(sample, cancellationToken);
+            await reader.ReadAsync([new(sample[0].AgentId, Caller.OfSubject("check"))], cancellationToken);
+            foreach (var organization in sample.GroupBy(lookup => lookup.Caller.OrgId))
+            {
+                await reader.ReadAsync([.. organization.Distinct()], cancellationToken);
+            }
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
@@ -219,32 +251,53 @@ public static class DatabaseCheck
         DatabaseErrors.Describe(exception is NpgsqlException or DatabaseException ? exception : DatabaseException.From(exception));
 
     // enable_seqscan=off makes the planner use an index, if there is any, even for a table that is still small.
-    private static async Task<CheckResult> CheckPlanAsync(NpgsqlConnection connection)
+    private static async Task<CheckResult> CheckPlanAsync(NpgsqlConnection connection, bool isDistributed)
     {
         await using var transaction = await connection.BeginTransactionAsync();
-        await connection.ExecuteAsync("set local enable_seqscan = off");
+        await connection.ExecuteAsync("set local citus.propagate_set_commands = 'local'; set local enable_seqscan = off");
         var plan = await connection.ExecuteScalarAsync<string>(
-            $"explain (format json) {AgentReader.Sql}", new AgentReader.Parameters([Guid.Empty], [null], [null]));
+            $"explain (format json) {(isDistributed ? AgentReader.DistributedSql : AgentReader.Sql)}",
+            isDistributed
+                ? AgentReader.Parameters.ForDistributedSql([Guid.Empty], [null], Guid.Empty)
+                : AgentReader.Parameters.ForSql([Guid.Empty], [null], [null]));
 
         using var document = JsonDocument.Parse(plan!);
-        var fullScans = Nodes(document.RootElement[0].GetProperty("Plan")).Where(IsFullScan)
+        var nodes = Nodes(document.RootElement).ToList();
+        var firstColumns = (await connection.QueryAsync<(string Index, string Column)>(
+            FirstColumnsSql, new { Indexes = nodes.Select(IndexName).OfType<string>().ToArray() })).ToLookup(index => index.Index, index => index.Column);
+        var fullScans = nodes.Where(node => IsFullScan(node, firstColumns))
             .Select(node => node.GetProperty(node.TryGetProperty("Relation Name", out _) ? "Relation Name" : "Index Name").GetString()).Distinct().Order().ToList();
         return fullScans is []
             ? new("plan", true, "a lookup uses indexes only")
             : new("plan", false, $"an index is missing; a lookup scans all rows of {string.Join(", ", fullScans)}");
     }
 
-    private static IEnumerable<JsonElement> Nodes(JsonElement node) => node.TryGetProperty("Plans", out var children)
-        ? children.EnumerateArray().SelectMany(Nodes).Prepend(node)
-        : [node];
+    // Citus nests the plans of other servers below properties of its own.
+    private static IEnumerable<JsonElement> Nodes(JsonElement element) => element.ValueKind switch
+    {
+        JsonValueKind.Array => element.EnumerateArray().SelectMany(Nodes),
+        JsonValueKind.Object => element.EnumerateObject().SelectMany(property => Nodes(property.Value))
+            .Concat(element.TryGetProperty("Node Type", out _) ? [element] : []),
+        _ => [],
+    };
 
-    // An index scan without a condition reads the whole index.
-    private static bool IsFullScan(JsonElement node) => node.GetProperty("Node Type").GetString() switch
+    private static string? IndexName(JsonElement node) => node.TryGetProperty("Index Name", out var index) ? index.GetString() : null;
+
+    // An index scan without a condition on the index's first column reads the whole index; with one on the organization alone, all rows of
+    // an organization.
+    private static bool IsFullScan(JsonElement node, ILookup<string, string> firstColumns) => node.GetProperty("Node Type").GetString() switch
     {
         "Seq Scan" => true,
-        "Index Scan" or "Index Only Scan" or "Bitmap Index Scan" => !node.TryGetProperty("Index Cond", out _),
+        "Index Scan" or "Index Only Scan" or "Bitmap Index Scan" =>
+            !node.TryGetProperty("Index Cond", out var condition)
+            || OrganizationAlone().IsMatch(condition.GetString()!)
+            || (firstColumns[IndexName(node)!].ToList() is not [] and var columns
+                && !columns.Exists(column => condition.GetString()!.Contains($"({column} = ", StringComparison.Ordinal))),
         _ => false,
     };
+
+    [GeneratedRegex(@"^\(\w+ = (agent\.org_id|'[0-9a-f-]+'::uuid)\)$")]
+    private static partial Regex OrganizationAlone();
 
     private sealed record Relation(string Name, Column[] Columns)
     {
@@ -257,7 +310,7 @@ public static class DatabaseCheck
 
             var problems = Columns.Select(column => stored.Find(candidate => candidate.Name == column.Name) switch
             {
-                null => $"column {column.Name} is missing",
+                null => $"column {column.Name} is missing{(column.Hint is { } hint ? $": {hint}" : "")}",
                 { Type: var type } when !column.Types.Contains(type) => $"column {column.Name} is {type}, not {column.Types[0]}",
                 _ => null,
             }).OfType<string>().ToList();
@@ -283,7 +336,7 @@ public static class DatabaseCheck
         };
     }
 
-    private sealed record Column(string Name, string[] Types, bool IsRead = true);
+    private sealed record Column(string Name, string[] Types, bool IsRead = true, string? Hint = null);
 
     private sealed record StoredColumn(string Relation, string Kind, string? Name, string? Type, bool IsReadable, bool IsHidden);
 }

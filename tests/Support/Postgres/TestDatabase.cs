@@ -40,6 +40,34 @@ internal sealed class TestDatabase
         return database;
     }
 
+    /// <summary>Creates a database with the service's own tables as an earlier version had them.</summary>
+    /// <param name="server">Where to create it.</param>
+    /// <param name="lastFile">Of the migrations that it has.</param>
+    public static async Task<TestDatabase> OfEarlierTablesAsync(PostgresServer server, string lastFile)
+    {
+        const string Prefix = "CalcomAccounts.Infrastructure.Sql.";
+        var database = new TestDatabase(await server.CreateDatabaseAsync(), isViews: false);
+        var assembly = typeof(DatabaseMigrator).Assembly;
+        await database.ExecuteAsync("""
+            create schema calcom;
+            create table calcom.schema_versions (
+                schemaversionsid serial constraint "PK_schema_versions_Id" primary key, scriptname varchar(255) not null, applied timestamp not null)
+            """);
+        foreach (var script in assembly.GetManifestResourceNames().Where(name => name.StartsWith(Prefix, StringComparison.Ordinal) && char.IsAsciiDigit(name[Prefix.Length])).Order(StringComparer.Ordinal))
+        {
+            using var content = new StreamReader(assembly.GetManifestResourceStream(script)!);
+            await database.ExecuteAsync($"begin; {await content.ReadToEndAsync()}; commit");
+            await database.ExecuteAsync("insert into calcom.schema_versions (scriptname, applied) values (@script, '2026-01-01')", new { script });
+            if (script == $"{Prefix}{lastFile}")
+            {
+                break;
+            }
+        }
+
+        await CreateServiceLoginAsync(server.ConnectionString);
+        return database;
+    }
+
     /// <summary>Creates a migrated database without connections, from which others are copied, and the login of the service.</summary>
     /// <returns>The template's name.</returns>
     public static async Task<string> CreateMigratedTemplateAsync(PostgresServer server)
@@ -50,6 +78,33 @@ internal sealed class TestDatabase
         return new NpgsqlConnectionStringBuilder(template).Database!;
     }
 
+    /// <summary>
+    /// Creates a database with the service's own tables, each in four partitions by organization, and without foreign keys. PostgreSQL
+    /// demands of these tables what Citus demands: that every unique index has the organization.
+    /// </summary>
+    public static async Task<TestDatabase> OfPartitionsAsync(PostgresServer server)
+    {
+        var database = await OfTablesAsync(server);
+        await database.ExecuteAsync("""
+            do $$
+            declare name text;
+            begin
+                foreach name in array array['agents', 'agent_keys', 'org_accounts', 'org_members'] loop
+                    execute format('alter table calcom.%1$s rename to %1$s_whole', name);
+                    execute format('create table calcom.%1$s (like calcom.%1$s_whole including all) partition by hash (org_id)', name);
+                    for i in 0..3 loop
+                        execute format('create table calcom.%1$s_%2$s partition of calcom.%1$s for values with (modulus 4, remainder %2$s)', name, i);
+                    end loop;
+                end loop;
+            end $$;
+            drop table calcom.agent_keys_whole, calcom.agents_whole, calcom.org_accounts_whole, calcom.org_members_whole;
+            grant select on calcom.agents, calcom.org_members to calcom_reader;
+            grant select (id, org_id, agent_id, account_name, has_api_key, api_base_url, status, created_at) on calcom.agent_keys to calcom_reader;
+            grant select (id, org_id, account_name, has_api_key, api_base_url, status, created_at) on calcom.org_accounts to calcom_reader;
+            """);
+        return database;
+    }
+
     /// <summary>Creates a database with tables of a platform, without constraints, under the views of docs/database.md.</summary>
     public static async Task<TestDatabase> OfViewsAsync(PostgresServer server)
     {
@@ -57,7 +112,7 @@ internal sealed class TestDatabase
         await database.ExecuteAsync("""
             create table public.assistants (id uuid, workspace_id uuid, title text, calendar_id uuid, archived_at timestamptz);
             create table public.assistant_secrets (
-                id uuid, assistant_id uuid, label text, secret text, base_url text, state text, created_at timestamptz);
+                id uuid, workspace_id uuid, assistant_id uuid, label text, secret text, base_url text, state text, created_at timestamptz);
             create table public.calendars (
                 id uuid, workspace_id uuid, label text, oauth_token text, base_url text, state text, created_at timestamptz);
             create table public.workspace_users (workspace_id uuid, user_id text);
@@ -82,10 +137,13 @@ internal sealed class TestDatabase
     {
         await ExecuteAsync(
             _isViews
-                ? "insert into public.assistant_secrets values (@Id, @agentId, @Name, @ApiKey, @ApiBaseUrl, @Status, @CreatedAt)"
+                ? """
+                  insert into public.assistant_secrets
+                  select @Id, workspace_id, id, @Name, @ApiKey, @ApiBaseUrl, @Status, @CreatedAt from public.assistants where id = @agentId
+                  """
                 : """
-                  insert into calcom.agent_keys (id, agent_id, account_name, api_key, api_base_url, status, created_at)
-                  values (@Id, @agentId, @Name, @ApiKey, @ApiBaseUrl, @Status, @CreatedAt)
+                  insert into calcom.agent_keys (id, org_id, agent_id, account_name, api_key, api_base_url, status, created_at)
+                  select @Id, org_id, id, @Name, @ApiKey, @ApiBaseUrl, @Status, @CreatedAt from calcom.agents where id = @agentId
                   """,
             account.With(new { agentId }));
         return account.Id;

@@ -13,6 +13,10 @@ public sealed class ServiceFixture(SharedServices services) : IAsyncLifetime
 
     internal TestService ServiceOnViews => services.ServiceOnViews;
 
+    internal TestService DistributedService => services.DistributedService;
+
+    internal TestService DistributedServiceOnViews => services.DistributedServiceOnViews;
+
     public async ValueTask InitializeAsync() => await services.StartOnceAsync();
 
     public ValueTask DisposeAsync() => ValueTask.CompletedTask;

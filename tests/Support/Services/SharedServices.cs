@@ -19,12 +19,20 @@ public sealed class SharedServices : IAsyncDisposable
 
     internal TestService ServiceOnViews { get; private set; } = null!;
 
+    /// <summary>On the tables, as if they were distributed.</summary>
+    internal TestService DistributedService { get; private set; } = null!;
+
+    /// <summary>On the views, as if they were distributed.</summary>
+    internal TestService DistributedServiceOnViews { get; private set; } = null!;
+
     public Task StartOnceAsync() => _started.Value;
 
     public async ValueTask DisposeAsync()
     {
         if (_started.IsValueCreated)
         {
+            await DistributedServiceOnViews.DisposeAsync();
+            await DistributedService.DisposeAsync();
             await ServiceOnViews.DisposeAsync();
             await Service.DisposeAsync();
             await Server.DisposeAsync();
@@ -39,5 +47,7 @@ public sealed class SharedServices : IAsyncDisposable
         Views = await TestDatabase.OfViewsAsync(Server);
         Service = await TestService.StartAsync(Tables.ServiceConnectionString);
         ServiceOnViews = await TestService.StartAsync(Views.ServiceConnectionString);
+        DistributedService = await TestService.StartAsync(Tables.ServiceConnectionString, new() { ["CalcomAccounts:Distributed"] = "true" });
+        DistributedServiceOnViews = await TestService.StartAsync(Views.ServiceConnectionString, new() { ["CalcomAccounts:Distributed"] = "true" });
     }
 }

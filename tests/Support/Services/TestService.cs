@@ -103,5 +103,7 @@ internal sealed class TestService : IAsyncDisposable
 
 internal sealed record Answer(int Status, string Body, IReadOnlyDictionary<string, string> Headers)
 {
+    public JsonElement Json => JsonDocument.Parse(Body).RootElement;
+
     public string? Header(string name) => Headers.GetValueOrDefault(name);
 }

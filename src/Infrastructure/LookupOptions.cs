@@ -1,7 +1,8 @@
 namespace CalcomAccounts.Infrastructure;
 
-/// <summary>The limits of reading agents from the database: <c>docs/configuration.md</c>.</summary>
+/// <summary>How agents are read from the database: <c>docs/configuration.md</c>.</summary>
 /// <param name="RequestTimeout">How long a request may take; the timeouts of connections and statements stay below it.</param>
 /// <param name="MaxConcurrentStatements">How many shared statements may be in flight at once.</param>
 /// <param name="MaxQueuedLookups">How many lookups may wait for one of these.</param>
-public sealed record LookupLimits(TimeSpan RequestTimeout, int MaxConcurrentStatements, int MaxQueuedLookups);
+/// <param name="IsDistributed">Whether the tables are distributed over several servers by organization.</param>
+public sealed record LookupOptions(TimeSpan RequestTimeout, int MaxConcurrentStatements, int MaxQueuedLookups, bool IsDistributed);
