@@ -15,7 +15,9 @@ COPY src/Infrastructure/*.csproj src/Infrastructure/packages.lock.json src/Infra
 COPY src/Api/*.csproj src/Api/packages.publish.lock.json src/Api/
 RUN dotnet restore src/Api ${TARGETARCH:+--arch $TARGETARCH} --locked-mode -p:_IsPublishing=true
 COPY src src
-RUN dotnet publish src/Api ${TARGETARCH:+--arch $TARGETARCH} --no-restore --output /app
+# More options of dotnet publish: without ahead-of-time compilation (-p:PublishReadyToRun=false) it takes a quarter of the time.
+ARG PUBLISH_OPTIONS=
+RUN dotnet publish src/Api ${TARGETARCH:+--arch $TARGETARCH} --no-restore --output /app ${PUBLISH_OPTIONS}
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /app /app

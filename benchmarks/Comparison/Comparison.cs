@@ -19,38 +19,31 @@ internal static class Comparison
     private static readonly string[] s_columns =
         ["requests/s", "server CPU µs", "database CPU µs", "p50 ms", "p99 ms", "memory MiB", "sessions", "errors"];
 
-    public static async Task<int> RunAsync(
-        Scenario[] scenarios, Rounds rounds, string baselinePool, string serviceEnvironment, string serviceConnection)
+    /// <returns>How many answers were wrong.</returns>
+    public static async Task<long> RunAsync(
+        string folder, string service, Scenario[] scenarios, Rounds rounds, string baselinePool, string serviceEnvironment, string serviceConnection)
     {
-        var folder = Directory.CreateTempSubdirectory("calcom-accounts-benchmark-").FullName;
-        try
+        Target[] targets =
+        [
+            new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
+            new("service", service, serviceConnection, serviceEnvironment),
+            new("bun", await InstallBunAsync(folder), "", ""),
+        ];
+        await using var issuer = await Issuer.StartAsync();
+        var errors = 0L;
+        foreach (var agents in scenarios.GroupBy(scenario => scenario.Agents))
         {
-            Target[] targets =
-            [
-                new("baseline", await PublishAsync(folder, "benchmarks/Baseline", "CalcomAccounts.Baseline"), $"Maximum Pool Size={baselinePool}", ""),
-                new("service", await PublishAsync(folder, "src/Api", "CalcomAccounts.Api"), serviceConnection, serviceEnvironment),
-                new("bun", await InstallBunAsync(folder), "", ""),
-            ];
-            await using var issuer = await Issuer.StartAsync();
-            var errors = 0L;
-            foreach (var agents in scenarios.GroupBy(scenario => scenario.Agents))
+            await using var database = await BenchmarkDatabase.StartAsync(agents.Key);
+            Console.WriteLine($"{agents.Key} agents, {database.Description}, {Environment.ProcessorCount} processors, medians of {rounds.Count} rounds of {rounds.Seconds} s");
+            foreach (var tokens in agents.GroupBy(scenario => (scenario.Algorithm, scenario.Tokens)))
             {
-                await using var database = await BenchmarkDatabase.StartAsync(agents.Key);
-                Console.WriteLine($"{agents.Key} agents, {database.Description}, {Environment.ProcessorCount} processors, medians of {rounds.Count} rounds of {rounds.Seconds} s");
-                foreach (var tokens in agents.GroupBy(scenario => (scenario.Algorithm, scenario.Tokens)))
-                {
-                    errors += await RunAsync([.. tokens], targets, database, issuer, rounds, folder);
-                }
-
-                await MeasureStartsAsync(targets, database, issuer, agents.First().Algorithm, rounds.Starts);
+                errors += await RunAsync([.. tokens], targets, database, issuer, rounds, folder);
             }
 
-            return errors == 0 ? 0 : 1;
+            await MeasureStartsAsync(targets, database, issuer, agents.First().Algorithm, rounds.Starts);
         }
-        finally
-        {
-            Directory.Delete(folder, recursive: true);
-        }
+
+        return errors;
     }
 
     /// <returns>How many answers were wrong.</returns>

@@ -1,8 +1,9 @@
 using System.Globalization;
 using CalcomAccounts.Benchmarks;
 
-// Measures the published service against the baseline and a rival beside it, on a private PostgreSQL, and prints a table for each scenario;
-// with '--bulk', what one tenant's lists leave to another; or, as 'micro', what parts of a request cost.
+// Measures the published service against the baseline and a rival beside it, on a private PostgreSQL, and prints a table for each scenario.
+// With '--bulk', it measures what one tenant's lists leave to another, and the rest only if '--connections' is there too. As 'micro', what
+// parts of a request cost.
 if (args is ["micro", .. var words])
 {
     MicroBenchmarks.Run(once: words is ["once"]);
@@ -36,10 +37,20 @@ if (options["connections"] is { } connections)
 }
 
 var rounds = new Rounds(Number("rounds", 7), Number("seconds", 5), Number("warm-up", 60), Number("starts", 7));
-if (isBulk)
+var folder = Directory.CreateTempSubdirectory("calcom-accounts-benchmark-").FullName;
+try
 {
-    return await Bulk.RunAsync(rounds, options["service-environment"] ?? "");
-}
+    var service = await Comparison.PublishAsync(folder, "src/Api", "CalcomAccounts.Api");
+    var environment = options["service-environment"] ?? "";
+    var errors = isBulk ? await Bulk.RunAsync(folder, service, rounds, environment) : 0;
+    if (!isBulk || options["connections"] is not null)
+    {
+        errors += await Comparison.RunAsync(folder, service, scenarios, rounds, options["baseline-pool"] ?? "16", environment, options["service-connection"] ?? "");
+    }
 
-return await Comparison.RunAsync(
-    scenarios, rounds, options["baseline-pool"] ?? "16", options["service-environment"] ?? "", options["service-connection"] ?? "");
+    return errors is 0 ? 0 : 1;
+}
+finally
+{
+    Directory.Delete(folder, recursive: true);
+}

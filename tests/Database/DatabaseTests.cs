@@ -1,4 +1,3 @@
-using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Agents;
 using CalcomAccounts.Infrastructure.Database;
 using Dapper;
@@ -155,56 +154,13 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
         Assert.Equal(0, await CountStatementsAsync(database, () => service.GetAccountAsync(agent, token: null), 401));
     }
 
-    [Fact]
-    public async Task LookupPlan_OnLargeTables_UsesOnlyIndexes()
-    {
-        var database = await TestDatabase.OfTablesAsync(fixture.Server);
-        await database.ExecuteAsync("""
-            set session_replication_role = replica; -- no foreign key look-ups while filling
-            create function pg_temp.id(kind int, n int) returns uuid language sql immutable as
-                $$ select (lpad(to_hex(kind), 8, '0') || lpad(to_hex(n), 24, '0'))::uuid $$;
-            insert into calcom.org_accounts (id, org_id, api_key)
-                select pg_temp.id(1, n), pg_temp.id(2, n), 'cal_secret' from generate_series(1, 10000) n;
-            insert into calcom.agents (id, org_id, org_account_id)
-                select pg_temp.id(3, n), pg_temp.id(2, n % 10000), pg_temp.id(1, n % 10000) from generate_series(1, 100000) n;
-            insert into calcom.agent_keys (org_id, agent_id, api_key)
-                select pg_temp.id(2, n % 10000), pg_temp.id(3, n), 'cal_secret' from generate_series(1, 100000, 10) n;
-            insert into calcom.org_members
-                select pg_temp.id(2, n), 'user' || n from generate_series(1, 10000) n;
-            analyze calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members
-            """);
-        await using var connection = new NpgsqlConnection(database.ServiceConnectionString);
-        await connection.OpenAsync();
-        await PrepareLookupAsync(connection);
-
-        foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
-        {
-            foreach (var lookups in new[] { 1, BatchingAgentReader.MaxBatch, GetAgentAccounts.MaxAgents })
-            {
-                await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = string.Join('\n', await connection.QueryAsync<string>($"""
-                    explain execute find (
-                        array_fill('00000003-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                        array_fill('00000002-0000-0000-0000-000000000001'::uuid, array[{lookups}]),
-                        array_fill('user1'::text, array[{lookups}]))
-                    """));
-
-                Assert.DoesNotContain("Seq Scan", plan, StringComparison.Ordinal);
-                foreach (var index in new[] { "agents_id", "agent_keys_o", "org_accounts_pkey", "org_members_pkey" })
-                {
-                    Assert.Contains(index, plan, StringComparison.Ordinal);
-                }
-            }
-        }
-    }
-
     /// <summary>PostgreSQL would plan the lookup each time, by its statistics of small tables.</summary>
     [Fact]
     public async Task Lookup_OnSmallTables_IsPlannedOnceASessionAndNotCompiled()
     {
         await using var service = await TestService.StartAsync(fixture.Tables.ServiceConnectionString);
         await using var connection = await service.Services.GetRequiredService<NpgsqlDataSource>().OpenConnectionAsync();
-        await PrepareLookupAsync(connection);
+        await connection.ExecuteAsync($"prepare find (uuid[], uuid[], text[]) as {AgentReader.Sql}");
 
         for (var i = 0; i < 10; i++)
         {
@@ -218,9 +174,6 @@ public sealed class DatabaseTests(ServiceFixture fixture) : IClassFixture<Servic
     [Fact]
     public void TestServer_InCi_IsATestcontainer() =>
         Assert.True(fixture.Server.IsTestcontainers || Environment.GetEnvironmentVariable("CI") is not "true", fixture.Server.Description);
-
-    private static Task<int> PrepareLookupAsync(NpgsqlConnection connection) => connection.ExecuteAsync(
-        $"prepare find (uuid[], uuid[], text[]) as {AgentReader.Sql}");
 
     private static Task<string?> SettingAsync(NpgsqlConnection connection, string name) =>
         connection.ExecuteScalarAsync<string>($"show {name}");

@@ -1,6 +1,8 @@
 using System.Text.Json;
+using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Diagnostics;
 using Dapper;
+using Microsoft.Extensions.DependencyInjection;
 using Npgsql;
 
 namespace CalcomAccounts.Tests.Database;
@@ -93,6 +95,24 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
         Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfOrganization(org.Id)), 200));
         Assert.Equal(2, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfSubject(Member)), 200));
         Assert.Equal(3, await CountStatementsAsync(() => _service.GetAccountsAsync([.. org.Agents, .. other.Agents], Tokens.OfSubject(Member)), 200));
+    }
+
+    // A partition is locked while a statement is planned. Npgsql then takes the statement for prepared without knowing its columns.
+    [Fact]
+    public async Task SessionWhoseFirstStatementWasCancelledWhilePlanned_NextRequestSucceeds()
+    {
+        var org = await AddOrganizationAsync();
+        await using var service = await TestService.StartAsync(
+            $"{_database.ServiceConnectionString};Maximum Pool Size=1;Cancellation Timeout=1000", new() { ["CalcomAccounts:Distributed"] = "true" });
+        var reader = service.Services.GetRequiredService<IAgentReader>();
+        await using (await _database.LockAsync(Assert.Single(await _database.QueryAsync<string>("select substr(tableoid::regclass::text, 8) from calcom.agents where id = @id", new { id = org.Agents[0] }))))
+        {
+            using var cancellation = new CancellationTokenSource(TimeSpan.FromMilliseconds(50));
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(() => reader.FindAsync([org.Agents[0]], Caller.OfOrganization(org.Id), cancellation.Token));
+            await Eventually.HoldsAsync(async () => (await _database.QueryAsync<long>("select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"))[0] is 0, TimeSpan.FromSeconds(2));
+        }
+
+        Assert.NotNull(Assert.Single(await reader.FindAsync([org.Agents[0]], Caller.OfOrganization(org.Id), CancellationToken.None)));
     }
 
     // Only a table whose ids are made by somebody else can have one twice.

@@ -139,7 +139,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     {
         Directory.CreateDirectory($"{_root}/etc");
         await File.WriteAllTextAsync($"{_root}/etc/passwd", users);
-        var locator = new PostgresLocator(_root, "", isPrivileged, PostgresImage: null);
+        var locator = new PostgresLocator(_root, "", isPrivileged, PostgresImage: null, PostgresPrograms: null);
 
         if (expectedCommand is null)
         {
@@ -285,7 +285,7 @@ public sealed class EmbeddedPostgresTests(ServiceFixture fixture) : IClassFixtur
     private static Task AssertEventuallyGoneAsync(string folder) =>
         Eventually.HoldsAsync(() => Task.FromResult(!Directory.Exists(folder)), TimeSpan.FromSeconds(5));
 
-    private PostgresLocator CreateLocator(string? image) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image);
+    private PostgresLocator CreateLocator(string? image, string? programs = null) => new(_root, $"{_root}/path/bin", IsPrivileged: false, image, programs);
 
     private async Task<string> GetStartErrorAsync() => (await Assert.ThrowsAsync<StartupException>(
         () => EmbeddedPostgres.StartAsync(CreateLocator(image: null), TimeSpan.FromSeconds(0.3), progress: null, CancellationToken.None))).Message;

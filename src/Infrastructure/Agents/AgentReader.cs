@@ -223,6 +223,11 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         {
             return (await connection.QueryAsync<T>(command)).AsList();
         }
+        catch (Exception exception) when (exception is not (NpgsqlException or OperationCanceledException) && connection.State is not ConnectionState.Open)
+        {
+            // A session whose first statement was cancelled while it was planned fails with its next one, and Npgsql closes it.
+            throw new NpgsqlException("the session was lost", new IOException(exception.GetType().Name));
+        }
         catch (Exception exception) when (exception is not (NpgsqlException or OperationCanceledException))
         {
             // Dapper's messages quote the value that could not be read.

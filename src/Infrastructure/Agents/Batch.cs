@@ -36,6 +36,9 @@ internal sealed class Batch
     /// <summary>Completed when the pool has handed out a session for the statement.</summary>
     public TaskCompletionSource Connected { get; } = new();
 
+    /// <summary>Completed when, having left its slot, it has to make room for another batch.</summary>
+    public TaskCompletionSource Evicted { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
     /// <summary>Whether the statement was cancelled for taking too long.</summary>
     public bool HasTimedOut { get; set; }
 

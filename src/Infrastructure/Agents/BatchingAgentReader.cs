@@ -25,7 +25,7 @@ internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
 
-    /// <summary>How many batches may have left their slots.</summary>
+    /// <summary>How many batches may have left their slots; the longest of them is cancelled when another has to leave.</summary>
     internal const int MaxOverdueBatches = 8;
 
     // Many times what a statement usually takes.
@@ -62,7 +62,9 @@ internal sealed class BatchingAgentReader : IAgentReader
     private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
     private bool _isIsolatedInFlight;
-    private int _overdue;
+
+    // Those that have left their slots, the longest first.
+    private readonly List<Batch> _overdue = [];
 
     // An exponential moving average.
     private TimeSpan _averageDuration;
@@ -178,7 +180,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             {
                 lock (_lock)
                 {
-                    _overdue--;
+                    _overdue.Remove(batch);
                 }
 
                 return;
@@ -290,9 +292,15 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             var usual = TimeSpan.FromTicks(Math.Max(s_minOverdueTime.Ticks, _averageDuration.Ticks * OverdueFactor));
             await ((Task)reading).WaitAsync(usual).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            if (!reading.IsCompleted)
+            if (!reading.IsCompleted && TryLeaveSlot(batch))
             {
-                LeaveSlot(batch);
+                // It holds nobody up any more, so that it has until the server's statement_timeout unless others need its place.
+                if (await Task.WhenAny(reading, batch.Evicted.Task) == reading)
+                {
+                    return await reading;
+                }
+
+                return await CancelAsync(reading, batch);
             }
         }
 
@@ -319,32 +327,44 @@ internal sealed class BatchingAgentReader : IAgentReader
 
             if (hasTimedOut)
             {
-                batch.HasTimedOut = true;
-                CancelStatement(batch);
-
-                // A frozen server does not react to the cancellation; the slot must not wait for it.
-                return await reading.WaitAsync(SharedStatementTimeout);
+                return await CancelAsync(reading, batch);
             }
         }
 
         return await reading;
     }
 
-    private void LeaveSlot(Batch batch)
+    private static Task<LookupResult[]> CancelAsync(Task<LookupResult[]> reading, Batch batch)
+    {
+        batch.HasTimedOut = true;
+        CancelStatement(batch);
+
+        // A frozen server does not react to the cancellation; the slot must not wait for it.
+        return reading.WaitAsync(SharedStatementTimeout);
+    }
+
+    private bool TryLeaveSlot(Batch batch)
     {
         lock (_lock)
         {
-            if (_overdue >= MaxOverdueBatches)
+            if (_overdue.Count >= MaxOverdueBatches)
             {
-                return;
+                if (Stopwatch.GetElapsedTime(_overdue[0].Started) < SharedStatementTimeout)
+                {
+                    return false;
+                }
+
+                _overdue[0].Evicted.TrySetResult();
+                _overdue.RemoveAt(0);
             }
 
-            _overdue++;
+            _overdue.Add(batch);
             _sharedInFlight--;
             batch.HasLeftSlot = true;
         }
 
         StartIdleSlots();
+        return true;
     }
 
     private Task<bool> IsDatabaseRespondingAsync()

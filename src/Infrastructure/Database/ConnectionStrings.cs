@@ -35,15 +35,16 @@ public static class ConnectionStrings
         // enable_bitmapscan=off: so that an agent's newest keys are read in the order of their index, whatever the planner's estimates are.
         // plan_cache_mode=force_generic_plan: planning each statement anew takes several times what running it takes. A distributed database
         // can plan only for a known organization.
+        // citus.max_adaptive_executor_pool_size=1: a statement for all servers opens one connection to each, which is faster under load.
         // jit=off: where an index is missing, compiling the statement would take longer than its timeout.
         // Cancellation Timeout=1 (ms): the server's statement_timeout ends slow statements anyway, and a frozen server would never confirm
         // the cancellation. With -1 its sessions would stay in the pool.
         // No Reset On Close: the service's statements leave no state in a session.
         var sessions = options.MaxConcurrentStatements + OtherSessions + (options.IsDistributed ? BatchingAgentReader.MaxOverdueBatches : 0);
-        var planning = options.IsDistributed ? " -c citus.max_adaptive_executor_pool_size=1" : " -c plan_cache_mode=force_generic_plan";
+        var planning = options.IsDistributed ? "force_custom_plan -c citus.max_adaptive_executor_pool_size=1" : "force_generic_plan";
         return $"{CommonDefaults}Application Name=calcom-accounts;Maximum Pool Size={sessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
             + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"
-            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c jit=off{planning};";
+            + $"Options=-c default_transaction_read_only=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c enable_bitmapscan=off -c jit=off -c plan_cache_mode={planning};";
     }
 
     // Short enough for 'migrate' to fail within the 15 seconds that docs/database.md promises.

@@ -5,25 +5,35 @@ namespace CalcomAccounts.Infrastructure.Development;
 /// <param name="Path">As the environment variable <c>PATH</c>.</param>
 /// <param name="IsPrivileged">Whether this process runs as root.</param>
 /// <param name="PostgresImage">The image to run in Docker; null for the default.</param>
-internal sealed record PostgresLocator(string Root, string Path, bool IsPrivileged, string? PostgresImage)
+/// <param name="PostgresPrograms">The folder of PostgreSQL's programs; null for the newest that are found.</param>
+internal sealed record PostgresLocator(string Root, string Path, bool IsPrivileged, string? PostgresImage, string? PostgresPrograms)
 {
     /// <summary>The environment variable of <see cref="PostgresImage"/>.</summary>
     public const string PostgresImageVariable = "CALCOM_ACCOUNTS_POSTGRES_IMAGE";
+
+    /// <summary>The environment variable of <see cref="PostgresPrograms"/>.</summary>
+    public const string PostgresProgramsVariable = "CALCOM_ACCOUNTS_POSTGRES_PROGRAMS";
 
     public static PostgresLocator ThisMachine => new(
         "",
         Environment.GetEnvironmentVariable("PATH") ?? "",
         Environment.IsPrivilegedProcess,
-        Environment.GetEnvironmentVariable(PostgresImageVariable));
+        Environment.GetEnvironmentVariable(PostgresImageVariable),
+        Environment.GetEnvironmentVariable(PostgresProgramsVariable));
 
     /// <summary>The path of the <c>docker</c> program; null if there is none.</summary>
     public string? Docker => FoldersOnPath.Select(folder => $"{folder}/docker").FirstOrDefault(File.Exists);
 
     private IEnumerable<string> FoldersOnPath => Path.Split(':', StringSplitOptions.RemoveEmptyEntries);
 
-    /// <summary><see cref="Path"/>, then where Debian, Red Hat, Homebrew, Postgres.app and EDB's installer put PostgreSQL's programs.</summary>
+    /// <summary>The chosen folder alone; otherwise <see cref="Path"/>, then where Debian, Red Hat, Homebrew, Postgres.app and EDB's installer put PostgreSQL's programs.</summary>
     public IEnumerable<string> PostgresFolders()
     {
+        if (PostgresPrograms is not null)
+        {
+            return [PostgresPrograms];
+        }
+
         (string Parent, string Pattern)[] places =
         [
             ("/usr/lib/postgresql", "*"), ("/usr", "pgsql-*"), ("/opt/homebrew/opt", "postgresql@*"),

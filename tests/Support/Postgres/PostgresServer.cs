@@ -10,7 +10,7 @@ using Testcontainers.PostgreSql;
 
 namespace CalcomAccounts.Tests.Support.Postgres;
 
-/// <summary>A PostgreSQL server: a container if a Docker engine answers, otherwise the programs of this machine.</summary>
+/// <summary>A PostgreSQL server: of the programs that are chosen, else a container if a Docker engine answers, else the programs of this machine.</summary>
 internal sealed class PostgresServer : IAsyncDisposable
 {
     private readonly IAsyncDisposable _server;
@@ -156,6 +156,11 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     private static async Task<(PostgreSqlContainer? Container, string? WhyNot)> TryStartContainerAsync()
     {
+        if (PostgresLocator.ThisMachine.PostgresPrograms is not null)
+        {
+            return (null, $"{PostgresLocator.PostgresProgramsVariable} is set");
+        }
+
         try
         {
             var container = new PostgreSqlBuilder(Environment.GetEnvironmentVariable("CALCOM_ACCOUNTS_POSTGRES_IMAGE") ?? "postgres:17")
