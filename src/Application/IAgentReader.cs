@@ -7,7 +7,8 @@ public interface IAgentReader
 {
     /// <summary>
     /// The agents as they are stored now, in the order of <paramref name="agentIds"/>: null for one that does not exist, is deleted,
-    /// or is outside the caller's organizations. All are read in one round trip, and nothing is cached.
+    /// or is outside the caller's organizations. All are read in one round trip, but for callers without an organization on a distributed
+    /// database, and nothing is cached.
     /// </summary>
     /// <exception cref="OperationCanceledException">
     /// <paramref name="cancellationToken"/> was cancelled. The database is told to cancel, but not waited for.

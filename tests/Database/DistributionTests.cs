@@ -34,7 +34,7 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
     public async Task EveryOperation_ForACallerWithOrganization_ReadsOnePartitionOfEachTable()
     {
         var org = await AddOrganizationAsync();
-        var partition = Assert.Single(await _database.QueryAsync<string>("select right(tableoid::regclass::text, 1) from calcom.org_members where org_id = @Id", new { org.Id }));
+        var partition = await PartitionAsync(org.Id);
         await using var connection = new NpgsqlConnection(_database.OwnerConnectionString + ";Pooling=false");
         await connection.OpenAsync();
         var others = from table in s_tables from i in Enumerable.Range(0, Partitions) where $"{i}" != partition select $"calcom.{table}_{i}";
@@ -86,7 +86,13 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
     [Fact]
     public async Task Request_ExecutesAsManyStatementsAsDocumented()
     {
-        var (org, other) = (await AddOrganizationAsync(), await AddOrganizationAsync());
+        var (org, other) = (await AddOrganizationAsync(), await AddOrganizationAsync("member of other"));
+        await _database.AddMemberAsync(org.Id, "member of both");
+        await _database.AddMemberAsync(other.Id, "member of both");
+        for (var i = 0; i < 20; i++)
+        {
+            await _database.AddMemberAsync(i is 0 ? org.Id : Guid.NewGuid(), "member of many");
+        }
 
         Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfOrganization(org.Id)), 200));
         Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject(Member), $"?org_id={org.Id}"), 200));
@@ -94,7 +100,47 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
         Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject("stranger")), 404));
         Assert.Equal(1, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfOrganization(org.Id)), 200));
         Assert.Equal(2, await CountStatementsAsync(() => _service.GetAccountsAsync(org.Agents, Tokens.OfSubject(Member)), 200));
-        Assert.Equal(3, await CountStatementsAsync(() => _service.GetAccountsAsync([.. org.Agents, .. other.Agents], Tokens.OfSubject(Member)), 200));
+        Assert.Equal(3, await CountStatementsAsync(() => _service.GetAccountsAsync([.. org.Agents, .. other.Agents], Tokens.OfSubject("member of both")), 200));
+        Assert.Equal(3, await CountStatementsAsync(() => _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject("member of many")), 200));
+        Assert.Equal(2, await CountStatementsAsync(() => _service.GetAccountAsync(Guid.NewGuid(), Tokens.OfSubject("member of many")), 404));
+    }
+
+    [Theory]
+    [InlineData(8)]
+    [InlineData(9)]
+    [InlineData(20)]
+    public async Task MemberOfManyOrganizations_SeesAgentsOfEach(int organizations)
+    {
+        var agents = new List<Guid>();
+        for (var i = 0; i < organizations; i++)
+        {
+            agents.Add((await AddOrganizationAsync("member of many")).Agents[0]);
+        }
+
+        foreach (var agent in agents)
+        {
+            Assert.Equal(200, (await _service.GetAccountAsync(agent, Tokens.OfSubject("member of many"))).Status);
+        }
+
+        Assert.Equal(404, (await _service.GetAccountAsync((await AddOrganizationAsync("somebody else")).Agents[0], Tokens.OfSubject("member of many"))).Status);
+    }
+
+    // A locked partition stands for a server that hangs.
+    [Fact]
+    public async Task ServerOfOneOfTheCallersOrganizationsHangs_AgentsOfOthersAreAnswered()
+    {
+        var (org, other) = (await AddOrganizationAsync(), await AddOrganizationAsync());
+        while (await PartitionAsync(other.Id) == await PartitionAsync(org.Id))
+        {
+            other = await AddOrganizationAsync();
+        }
+
+        await using (await _database.LockAsync($"agents_{await PartitionAsync(other.Id)}"))
+        {
+            Assert.Equal(200, (await _service.GetAccountAsync(org.Agents[0], Tokens.OfSubject(Member))).Status);
+            Assert.Equal(500, (await _service.GetAccountAsync(other.Agents[0], Tokens.OfSubject(Member))).Status);
+            Assert.Equal(500, (await _service.GetAccountAsync(Guid.NewGuid(), Tokens.OfSubject(Member))).Status);
+        }
     }
 
     // A partition is locked while a statement is planned. Npgsql then takes the statement for prepared without knowing its columns.
@@ -105,7 +151,7 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
         await using var service = await TestService.StartAsync(
             $"{_database.ServiceConnectionString};Maximum Pool Size=1;Cancellation Timeout=1000", new() { ["CalcomAccounts:Distributed"] = "true" });
         var reader = service.Services.GetRequiredService<IAgentReader>();
-        await using (await _database.LockAsync(Assert.Single(await _database.QueryAsync<string>("select substr(tableoid::regclass::text, 8) from calcom.agents where id = @id", new { id = org.Agents[0] }))))
+        await using (await _database.LockAsync($"agents_{await PartitionAsync(org.Id)}"))
         {
             using var cancellation = new CancellationTokenSource(TimeSpan.FromMilliseconds(50));
             await Assert.ThrowsAnyAsync<OperationCanceledException>(() => reader.FindAsync([org.Agents[0]], Caller.OfOrganization(org.Id), cancellation.Token));
@@ -175,7 +221,7 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
     }
 
     [Fact]
-    public async Task Check_IndexOfAPartitionMissing_NamesThePartition()
+    public async Task Check_IndexesMissing_NamesThePartition()
     {
         await _database.ExecuteAsync("""
             do $$
@@ -192,6 +238,10 @@ public sealed class DistributionTests(ServiceFixture fixture) : IClassFixture<Se
 
         Assert.Matches("scans all rows of agent_keys_[0-3]$", Assert.Single(report.Checks, check => !check.Ok).Detail);
     }
+
+    /// <summary>The number of the partitions that an organization's rows are in.</summary>
+    private async Task<string> PartitionAsync(Guid orgId) =>
+        (await _database.QueryAsync<string>("select right(tableoid::regclass::text, 1) from calcom.org_members where org_id = @orgId", new { orgId }))[0];
 
     private async Task<int> CountStatementsAsync(Func<Task<Answer>> request, int expectedStatus)
     {

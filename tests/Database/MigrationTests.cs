@@ -153,7 +153,7 @@ public sealed class MigrationTests(ServiceFixture fixture) : IClassFixture<Servi
         var before = await database.QueryAsync<(Guid, Guid, string, string, string, string, DateTime)>(Rows);
         var agent = (await database.QueryAsync<Guid>("select agent_id from calcom.agent_keys where status = 'active' limit 1"))[0];
 
-        // What the service of the version before sends, and a writer who knows no organization of a key.
+        // A reader that finds keys by their agent alone, as the version before does, and a writer who knows no organization of a key.
         using var ended = new CancellationTokenSource();
         var longest = TimeSpan.Zero;
         var reading = Task.Run(async () =>
@@ -218,6 +218,40 @@ public sealed class MigrationTests(ServiceFixture fixture) : IClassFixture<Servi
         Assert.Equal(s_files[6..], await migrating);
     }
 
+    // The version before may still write between two files.
+    [Fact]
+    public async Task Migration_AgentMovedToAnotherOrganizationMeanwhile_ItsKeyFollows()
+    {
+        var database = await TestDatabase.OfEarlierTablesAsync(fixture.Server, lastFile: "006_indexes_by_organization.sql");
+        var (agent, org) = (await database.AddAgentAsync(Guid.NewGuid()), Guid.NewGuid());
+        await database.AddKeyAsync(agent, new());
+        await database.ExecuteAsync("update calcom.agents set org_id = @org where id = @agent", new { org, agent });
+
+        Assert.Equal(s_files[6..], await DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None));
+
+        Assert.Equal([org], await database.QueryAsync<Guid>("select org_id from calcom.agent_keys"));
+    }
+
+    [Theory]
+    [InlineData(200)]
+    [InlineData(1200)]
+    public async Task Migration_RowsLockedByAWriter_WaitsForIt(int milliseconds)
+    {
+        var database = await TestDatabase.OfEarlierTablesAsync(fixture.Server, lastFile: "004_organization_of_keys.sql");
+        await database.AddKeyAsync(await database.AddAgentAsync(Guid.NewGuid()), new());
+        await database.ExecuteAsync("alter table calcom.agent_keys disable trigger all; alter table calcom.agent_keys drop constraint agent_keys_org_id_not_null; update calcom.agent_keys set org_id = null; alter table calcom.agent_keys add constraint agent_keys_org_id_not_null check (org_id is not null) not valid; alter table calcom.agent_keys enable trigger all");
+        await using var writer = new NpgsqlConnection(database.OwnerConnectionString + ";Pooling=false");
+        await writer.OpenAsync();
+        await using var transaction = await writer.BeginTransactionAsync();
+        await writer.ExecuteAsync("select from calcom.agent_keys for update");
+
+        var migrating = DatabaseMigrator.MigrateAsync(database.OwnerConnectionString, CancellationToken.None);
+        await Task.Delay(milliseconds);
+        await transaction.RollbackAsync();
+
+        Assert.Equal(s_files[4..], await migrating);
+    }
+
     [Theory]
     [InlineData("insert into calcom.agent_keys (org_id, agent_id) values (gen_random_uuid(), @agent)")]
     [InlineData("update calcom.agent_keys set org_id = gen_random_uuid() where agent_id = @agent")]
@@ -240,6 +274,10 @@ public sealed class MigrationTests(ServiceFixture fixture) : IClassFixture<Servi
 
         Assert.Equal([org], await fixture.Tables.QueryAsync<Guid>("insert into calcom.agent_keys (agent_id) values (@agent) returning org_id", new { agent }));
         Assert.Equal([org], await fixture.Tables.QueryAsync<Guid>("update calcom.agent_keys set org_id = null where agent_id = @agent returning org_id", new { agent }));
+
+        var otherOrg = Guid.NewGuid();
+        var other = await fixture.Tables.AddAgentAsync(otherOrg);
+        Assert.Equal([otherOrg], await fixture.Tables.QueryAsync<Guid>("update calcom.agent_keys set agent_id = @other where agent_id = @agent returning org_id", new { agent, other }));
     }
 
     private static Task<IReadOnlyList<string>> DescribeSchemaAsync(TestDatabase database) => database.QueryAsync<string>("""

@@ -49,6 +49,17 @@ public sealed class PlanTests(ServiceFixture fixture) : IClassFixture<ServiceFix
 
             await connection.ExecuteAsync("deallocate find");
         }
+
+        foreach (var (sql, parameters, rows) in new[]
+        {
+            (AgentReader.MembershipsSql, AgentReader.Parameters.ForMembershipsSql(["user0"]), 1),
+            (AgentReader.AgentOrganizationSql, AgentReader.Parameters.ForAgentOrganizationSql([Guid.Parse("00000003-0000-0000-0000-000000000001")], ["user0"]), 1),
+        })
+        {
+            using var document = JsonDocument.Parse((await connection.ExecuteScalarAsync<string>($"explain (analyze, format json) {sql}", parameters))!);
+            Assert.All(Scans(document.RootElement), scan => Assert.True(scan.Rows <= RowsPerLookup, $"{agents} agents: {scan}"));
+            Assert.Equal(rows, document.RootElement[0].GetProperty("Plan").GetProperty("Actual Rows").GetDouble());
+        }
     }
 
     /// <summary>Every scan of a table, with the rows that it passed, those that it removed included.</summary>

@@ -127,9 +127,17 @@ public sealed class DistributedIsolationTests(DistributedIsolationTests.Setup se
                 grant select on calcom.agents to calcom_reader;
                 analyze
                 """);
-            var requests = agents.ToLookup(
-                agent => agent.Partition == LostPartition,
-                agent => KeepAliveConnection.Get(TestService.AccountPath(agent.Id.ToString()), Tokens.OfOrganization(agent.OrgId)));
+            foreach (var orgId in agents.Select(agent => agent.OrgId).Distinct())
+            {
+                await Database.AddMemberAsync(orgId, $"member of {orgId}");
+            }
+
+            // Every other caller has a token that names no organization.
+            var requests = agents.Index().ToLookup(
+                agent => agent.Item.Partition == LostPartition,
+                agent => KeepAliveConnection.Get(
+                    TestService.AccountPath(agent.Item.Id.ToString()),
+                    agent.Index % 2 is 0 ? Tokens.OfOrganization(agent.Item.OrgId) : Tokens.OfSubject($"member of {agent.Item.OrgId}")));
             (Lost, Others) = ([.. requests[true]], [.. requests[false]]);
         }
 

@@ -192,7 +192,7 @@ public sealed class LookupQueueTests
 
         _quarantine.Release(quarantined, new Dictionary<Lookup, LookupResult> { [quarantined.Lookups[0]] = default });
         Assert.True(_quarantine.Contains(quarantined));
-        _quarantine.Release(quarantined, new Dictionary<Lookup, LookupResult> { [quarantined.Lookups[0]] = new(OrgId: null, new([], null, null)) });
+        _quarantine.Release(quarantined, new Dictionary<Lookup, LookupResult> { [quarantined.Lookups[0]] = new(new([], null, null)) });
         queue.Add(quarantined);
         Assert.Equal([quarantined], queue.TakeShared(64));
     }
@@ -302,7 +302,28 @@ public sealed class LookupQueueTests
         var requests = orgs.Select(org => AddDistributed(queue, caller.NarrowedTo(org))).ToList();
 
         Assert.Equal([requests[0]], queue.TakeIsolated(64));
+        queue.EndIsolated(new(caller));
         Assert.Equal([requests[1]], queue.TakeIsolated(64));
+    }
+
+    [Fact]
+    public void CallerWithAnIsolatedStatementInFlight_WaitsForIt()
+    {
+        var queue = Queue();
+        var (caller, other) = (Organization(), Organization());
+        queue.BeginRetry(new(caller));
+        queue.BeginRetry(new(other));
+        var first = Add(queue, caller, [1]);
+        Assert.Equal(first, queue.TakeIsolated(64));
+
+        var second = Add(queue, caller, [1]);
+        Assert.False(queue.HasIsolated);
+        var ofOther = Add(queue, other, [1]);
+        Assert.Equal(ofOther, queue.TakeIsolated(64));
+        Assert.Empty(queue.TakeIsolated(64));
+
+        queue.EndIsolated(new(caller));
+        Assert.Equal(second, queue.TakeIsolated(64));
     }
 
     // By default more concurrent statements than any test takes.
@@ -319,7 +340,7 @@ public sealed class LookupQueueTests
 
     private static PendingRequest AddDistributed(LookupQueue queue, Caller caller)
     {
-        var request = new PendingRequest([Guid.NewGuid()], caller, isDistributed: true);
+        var request = new PendingRequest([Guid.NewGuid()], caller, new(StatementKind.Agents, caller.OrgId));
         Assert.Empty(queue.Add(request));
         return request;
     }

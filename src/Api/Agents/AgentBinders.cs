@@ -25,7 +25,7 @@ internal sealed class GetAgentAccountBinder(IValidator<GetAgentAccount> validato
 }
 
 // MVC's own reader of bodies would say what it found wrong in words of its own, and repeat what was sent.
-internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> validator, LookupOptions limits) : IModelBinder
+internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> validator, LookupOptions options) : IModelBinder
 {
     public async Task BindModelAsync(ModelBindingContext bindingContext)
     {
@@ -51,7 +51,7 @@ internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> valida
     {
         // Leaves time for the answer where the body comes too slowly.
         using var timeout = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted);
-        timeout.CancelAfter(limits.RequestTimeout * 0.4);
+        timeout.CancelAfter(options.RequestTimeout * 0.4);
         try
         {
             return await JsonSerializer.DeserializeAsync(context.Request.Body, RequestJson.Default.GetAgentCalcomAccountsRequest, timeout.Token);

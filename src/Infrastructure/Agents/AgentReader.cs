@@ -7,7 +7,7 @@ using NpgsqlTypes;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
-/// <summary>Reads any number of agents, and checks their callers' access, in one statement.</summary>
+/// <summary>Reads any number of agents, and checks their callers' access, by one statement each time.</summary>
 /// <param name="dataSource">Where to read.</param>
 /// <param name="isDistributed">Whether the tables are distributed over several servers by organization: docs/scaling.md.</param>
 internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistributed)
@@ -36,12 +36,27 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         isOfOrganization: "org_id = $3",
         organization: "$3");
 
+    /// <summary>A caller with more organizations than this is asked for by <see cref="AgentOrganizationSql"/>.</summary>
+    internal const int MaxOrganizations = 8;
+
     /// <summary>
-    /// Finds the organizations of agents for callers who name none; its parameters are the agents' ids and the callers' subjects. On a
-    /// distributed database it asks every node.
+    /// The organizations of callers who name none, and one more than <see cref="MaxOrganizations"/> at most; its parameter is the callers'
+    /// subjects. On a distributed database each server has all memberships.
     /// </summary>
-    internal const string OrganizationsSql = """
-        select agent.id as agent_id, agent.org_id, member.subject
+    internal static readonly string MembershipsSql = $"""
+        select lookup.subject, member.org_id
+        from unnest($1) lookup (subject)
+        join lateral (
+            select org_id from calcom.org_members where subject = lookup.subject order by org_id limit {MaxOrganizations + 1}
+        ) member on true
+        """;
+
+    /// <summary>
+    /// The organizations of agents, for callers who name none and have many; its parameters are the agents' ids and the callers' subjects.
+    /// It is the one statement that asks every server of a distributed database.
+    /// </summary>
+    internal const string AgentOrganizationSql = """
+        select member.subject, agent.org_id, agent.id as agent_id
         from calcom.agents agent
         join calcom.org_members member on member.org_id = agent.org_id
         where agent.id = any($1) and agent.deleted_at is null and member.subject = any($2)
@@ -67,30 +82,34 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
     // servers each may hand out one.
     private readonly int _maxAttempts = 2 + ConnectionStrings.Hosts(new(dataSource.ConnectionString)).Length;
 
-    /// <summary>
-    /// What was found for each of <paramref name="lookups"/>, in their order. On a distributed database, where one statement reads one
-    /// organization, it is the agents for callers of an organization, and only the agents' organizations for callers without one.
-    /// </summary>
-    /// <param name="lookups">
-    /// At least one, without duplicates. On a distributed database their callers have to be of one organization, or all without one.
-    /// </param>
+    /// <summary>What was found for each of <paramref name="lookups"/>, in their order.</summary>
+    /// <param name="lookups">At least one, without duplicates, all of <paramref name="key"/>.</param>
+    /// <param name="key">What to read.</param>
     /// <param name="cancellationToken">Cancels the statement.</param>
     /// <param name="onConnected">Called when the pool has handed out a session, before the statement is sent.</param>
     /// <exception cref="DatabaseException">The database reported an error, or rows could not be read.</exception>
     /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
-    public async Task<LookupResult[]> ReadAsync(IReadOnlyList<Lookup> lookups, CancellationToken cancellationToken, Action? onConnected = null)
+    public async Task<LookupResult[]> ReadAsync(
+        IReadOnlyList<Lookup> lookups, StatementKey key, CancellationToken cancellationToken, Action? onConnected = null)
     {
         Guid[] agentIds = [.. lookups.Select(lookup => lookup.AgentId)];
         string?[] subjects = [.. lookups.Select(lookup => lookup.Caller.Subject)];
-        if (!isDistributed)
+        switch (key)
         {
-            Guid?[] orgIds = [.. lookups.Select(lookup => lookup.Caller.OrgId)];
-            return await ReadAgentsAsync(Sql, Parameters.ForSql(agentIds, orgIds, subjects), lookups.Count, onConnected, cancellationToken);
+            case { Kind: StatementKind.Memberships }:
+                var memberships = await ReadOrganizationsAsync(MembershipsSql, Parameters.ForMembershipsSql(subjects), onConnected, cancellationToken);
+                var ofSubject = memberships.ToLookup(row => row.Subject, row => row.OrgId);
+                return [.. lookups.Select(lookup => new LookupResult(Agent: null, [.. ofSubject[lookup.Caller.Subject!].Order()]))];
+            case { Kind: StatementKind.AgentOrganization }:
+                var agents = await ReadOrganizationsAsync(AgentOrganizationSql, Parameters.ForAgentOrganizationSql(agentIds, subjects), onConnected, cancellationToken);
+                var ofAgent = agents.ToLookup(row => (row.Subject, row.AgentId), row => row.OrgId);
+                return [.. lookups.Select(lookup => new LookupResult(Agent: null, [.. ofAgent[(lookup.Caller.Subject!, lookup.AgentId)].Order()]))];
+            case { OrgId: { } orgId }:
+                return await ReadAgentsAsync(DistributedSql, Parameters.ForDistributedSql(agentIds, subjects, orgId), lookups.Count, onConnected, cancellationToken);
+            default:
+                Guid?[] orgIds = [.. lookups.Select(lookup => lookup.Caller.OrgId)];
+                return await ReadAgentsAsync(Sql, Parameters.ForSql(agentIds, orgIds, subjects), lookups.Count, onConnected, cancellationToken);
         }
-
-        return lookups[0].Caller.OrgId is { } orgId
-            ? await ReadAgentsAsync(DistributedSql, Parameters.ForDistributedSql(agentIds, subjects, orgId), lookups.Count, onConnected, cancellationToken)
-            : await ReadOrganizationsAsync(lookups, agentIds, onConnected, cancellationToken);
     }
 
     /// <summary>Sends the same statement as a lookup, with an organization that does not exist.</summary>
@@ -165,7 +184,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             var results = new LookupResult[count];
             foreach (var agent in rows.GroupBy(row => row.Position))
             {
-                results[agent.Key - 1] = new(OrgId: null, new(
+                results[agent.Key - 1] = new(new(
                     [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
                     agent.First().LinkedAccountId,
                     agent.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault()));
@@ -179,16 +198,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         }
     }
 
-    private async Task<LookupResult[]> ReadOrganizationsAsync(
-        IReadOnlyList<Lookup> lookups, Guid[] agentIds, Action? onConnected, CancellationToken cancellationToken)
-    {
-        var parameters = Parameters.ForOrganizationsSql(agentIds, [.. lookups.Select(lookup => lookup.Caller.Subject!).Distinct()]);
-        var rows = await QueryAsync<OrganizationRow>(new(OrganizationsSql, parameters, cancellationToken: cancellationToken), onConnected);
-        var found = rows.ToLookup(row => (row.AgentId, row.Subject), row => row.OrgId);
-
-        // Of an id that two organizations have the same agent as in the other statement.
-        return [.. lookups.Select(lookup => new LookupResult(found[(lookup.AgentId, lookup.Caller.Subject!)].Cast<Guid?>().Min(), Agent: null))];
-    }
+    private Task<List<OrganizationRow>> ReadOrganizationsAsync(
+        string sql, Parameters parameters, Action? onConnected, CancellationToken cancellationToken) =>
+        QueryAsync<OrganizationRow>(new(sql, parameters, cancellationToken: cancellationToken), onConnected);
 
     private async Task<List<T>> QueryAsync<T>(CommandDefinition command, Action? onConnected)
     {
@@ -262,7 +274,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             Of(agentIds), Of(subjects), orgId is { } id ? Of(id) : new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Uuid, Value = DBNull.Value },
         ]);
 
-        public static Parameters ForOrganizationsSql(Guid[] agentIds, string[] subjects) => new(() => [Of(agentIds), Of(subjects)]);
+        public static Parameters ForMembershipsSql(string?[] subjects) => new(() => [Of(subjects)]);
+
+        public static Parameters ForAgentOrganizationSql(Guid[] agentIds, string?[] subjects) => new(() => [Of(agentIds), Of(subjects)]);
 
         public void AddParameters(IDbCommand command, SqlMapper.Identity identity) =>
             Array.ForEach(_create(), parameter => command.Parameters.Add(parameter));
@@ -270,7 +284,15 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         private static NpgsqlParameter<T> Of<T>(T value) => new() { TypedValue = value };
     }
 
-    private sealed record OrganizationRow(Guid AgentId, Guid OrgId, string Subject);
+    // AgentId is of AgentOrganizationSql alone.
+    private sealed record OrganizationRow
+    {
+        public required string Subject { get; init; }
+
+        public Guid OrgId { get; init; }
+
+        public Guid AgentId { get; init; }
+    }
 
     private sealed record Row(
         long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)

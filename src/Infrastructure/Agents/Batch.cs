@@ -18,6 +18,9 @@ internal sealed class Batch
 
     public List<PendingRequest> Requests { get; }
 
+    /// <summary>That of all requests.</summary>
+    public StatementKey Statement => Requests[0].Statement;
+
     public Slot Slot { get; }
 
     public bool IsRetry { get; }
@@ -36,8 +39,8 @@ internal sealed class Batch
     /// <summary>Completed when the pool has handed out a session for the statement.</summary>
     public TaskCompletionSource Connected { get; } = new();
 
-    /// <summary>Completed when, having left its slot, it has to make room for another batch.</summary>
-    public TaskCompletionSource Evicted { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    /// <summary>Completed when, having left its slot, it has to end so that another batch can leave its own.</summary>
+    public TaskCompletionSource Displaced { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     /// <summary>Whether the statement was cancelled for taking too long.</summary>
     public bool HasTimedOut { get; set; }
@@ -52,6 +55,6 @@ internal enum Slot
     /// <summary>One of <see cref="LookupOptions.MaxConcurrentStatements"/>, for batches of all callers.</summary>
     Shared,
 
-    /// <summary>The one slot beside these, for batches that must not hold up other callers.</summary>
+    /// <summary>One of <see cref="LookupOptions.MaxIsolatedStatements"/> beside these, for batches that must not hold up other callers.</summary>
     Isolated,
 }

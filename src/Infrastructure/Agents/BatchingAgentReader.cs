@@ -18,21 +18,19 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// </para>
 /// <para>
 /// On a distributed database a batch reads one organization, so that it depends on one server alone. A batch that takes longer than usual
-/// leaves its slot to the next one, because a server that hangs would otherwise hold up the organizations of all others.
+/// leaves its slot to the next one, because a server that hangs would otherwise hold up the organizations of all others
+/// (<c>docs/adr/0018-distributed-lookups.md</c>).
 /// </para>
 /// </summary>
 internal sealed class BatchingAgentReader : IAgentReader
 {
     internal const int MaxBatch = 64;
 
-    /// <summary>How many batches may have left their slots; the longest of them is cancelled when another has to leave.</summary>
-    internal const int MaxOverdueBatches = 8;
-
     // Many times what a statement usually takes.
     internal static readonly TimeSpan SharedStatementTimeout = TimeSpan.FromMilliseconds(100);
 
-    // Of the time that a batch takes on average.
-    private const int OverdueFactor = 4;
+    // How many times the average a batch may take.
+    private const int MaxTimesAverage = 4;
 
     private static readonly TimeSpan s_minOverdueTime = TimeSpan.FromMilliseconds(20);
 
@@ -61,7 +59,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     private readonly Queue<List<PendingRequest>> _sharedRetries = [];
     private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
-    private bool _isIsolatedInFlight;
+    private int _isolatedInFlight;
 
     // Those that have left their slots, the longest first.
     private readonly List<Batch> _overdue = [];
@@ -89,28 +87,61 @@ internal sealed class BatchingAgentReader : IAgentReader
             return new Agent?[agentIds.Count];
         }
 
-        if (!_options.IsDistributed || caller.OrgId is not null)
+        if (_options.IsDistributed && caller.OrgId is null)
         {
-            return [.. (await LookUpAsync(agentIds, caller, cancellationToken)).Select(result => result.Agent)];
+            return await FindOfMemberAsync(agentIds, caller, cancellationToken);
         }
 
-        // Two round trips: only with its organization is an agent found without asking every server.
-        Guid[] distinct = [.. agentIds.Distinct()];
-        var organizations = await LookUpAsync(distinct, caller, cancellationToken);
-        var found = await Task.WhenAll(distinct.Zip(organizations)
-            .Where(pair => pair.Second.OrgId is not null)
-            .GroupBy(pair => pair.Second.OrgId!.Value, pair => pair.First)
-            .Select(async agents => agents.Zip(await LookUpAsync([.. agents], caller.NarrowedTo(agents.Key), cancellationToken))));
-        var agentOf = found.SelectMany(pairs => pairs).ToDictionary(pair => pair.First, pair => pair.Second.Agent);
-        return [.. agentIds.Select(agentId => agentOf.GetValueOrDefault(agentId))];
+        var key = new StatementKey(StatementKind.Agents, _options.IsDistributed ? caller.OrgId : null);
+        return [.. (await LookUpAsync(agentIds, caller, key, cancellationToken)).Select(result => result.Agent)];
     }
 
     /// <inheritdoc/>
     public Task ProbeAsync(CancellationToken cancellationToken) => _reader.ProbeAsync(cancellationToken);
 
-    private async Task<IReadOnlyList<LookupResult>> LookUpAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
+    /// <summary>Finds the agents of a caller without an organization on a distributed database, where a statement reads one organization.</summary>
+    private async Task<IReadOnlyList<Agent?>> FindOfMemberAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
     {
-        var pending = new PendingRequest(agentIds, caller, _options.IsDistributed);
+        Guid[] distinct = [.. agentIds.Distinct()];
+        var memberships = await LookUpAsync([Guid.Empty], caller, new(StatementKind.Memberships, OrgId: null), cancellationToken);
+        var parts = memberships[0].OrgIds!.Select(orgId => (OrgId: orgId, AgentIds: distinct)).ToList();
+        if (parts.Count > AgentReader.MaxOrganizations)
+        {
+            var orgIds = await LookUpAsync(distinct, caller, new(StatementKind.AgentOrganization, OrgId: null), cancellationToken);
+            parts = [.. distinct.Zip(orgIds, (agentId, found) => (AgentId: agentId, OrgIds: found.OrgIds!))
+                .Where(found => found.OrgIds is not [])
+                .GroupBy(found => found.OrgIds[0], found => found.AgentId)
+                .Select(found => (found.Key, found.ToArray()))];
+        }
+
+        var reads = parts.ConvertAll(part => LookUpAsync(part.AgentIds, caller.NarrowedTo(part.OrgId), new(StatementKind.Agents, part.OrgId), cancellationToken));
+        var all = Task.WhenAll(reads);
+        await ((Task)all).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        var agents = new Dictionary<Guid, Agent>();
+        foreach (var (part, read) in parts.Zip(reads).Where(pair => pair.Second.IsCompletedSuccessfully))
+        {
+            foreach (var (agentId, result) in part.AgentIds.Zip(await read))
+            {
+                if (result.Agent is { } agent)
+                {
+                    agents.TryAdd(agentId, agent);
+                }
+            }
+        }
+
+        // An organization whose server is lost costs only the agents that were found in no other.
+        if (agents.Count < distinct.Length)
+        {
+            await all;
+        }
+
+        return [.. agentIds.Select(agents.GetValueOrDefault)];
+    }
+
+    private async Task<IReadOnlyList<LookupResult>> LookUpAsync(
+        IReadOnlyList<Guid> agentIds, Caller caller, StatementKey key, CancellationToken cancellationToken)
+    {
+        var pending = new PendingRequest(agentIds, caller, key);
         IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
@@ -160,9 +191,9 @@ internal sealed class BatchingAgentReader : IAgentReader
                 return Slot.Shared;
             }
 
-            if (!_isIsolatedInFlight && (_queue.HasIsolated || _isolatedRetries.Count > 0))
+            if (_isolatedInFlight < _options.MaxIsolatedStatements && (_queue.HasIsolated || _isolatedRetries.Count > 0))
             {
-                _isIsolatedInFlight = true;
+                _isolatedInFlight++;
                 return Slot.Isolated;
             }
 
@@ -220,7 +251,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             }
 
             _sharedInFlight -= slot is Slot.Shared ? 1 : 0;
-            _isIsolatedInFlight &= slot is Slot.Shared;
+            _isolatedInFlight -= slot is Slot.Isolated ? 1 : 0;
             return null;
         }
     }
@@ -269,7 +300,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             : null;
         try
         {
-            var reading = _reader.ReadAsync(batch.Lookups, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
+            var reading = _reader.ReadAsync(batch.Lookups, batch.Statement, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
             var results = await WaitAsync(reading, batch);
             return batch.Lookups.Zip(results).ToDictionary(found => found.First, found => found.Second);
         }
@@ -285,30 +316,19 @@ internal sealed class BatchingAgentReader : IAgentReader
     /// <summary>Waits for a statement, and cancels it when it takes too long while other lookups could go on.</summary>
     private async Task<LookupResult[]> WaitAsync(Task<LookupResult[]> reading, Batch batch)
     {
-        // The time to connect says nothing of the statement.
-        await Task.WhenAny(reading, batch.Connected.Task);
-
         if (_options.IsDistributed && batch.Slot is Slot.Shared)
         {
-            var usual = TimeSpan.FromTicks(Math.Max(s_minOverdueTime.Ticks, _averageDuration.Ticks * OverdueFactor));
-            await ((Task)reading).WaitAsync(usual).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            if (!reading.IsCompleted && TryLeaveSlot(batch))
-            {
-                // It holds nobody up any more, so that it has until the server's statement_timeout unless others need its place.
-                if (await Task.WhenAny(reading, batch.Evicted.Task) == reading)
-                {
-                    return await reading;
-                }
-
-                return await CancelAsync(reading, batch);
-            }
+            return await WaitOverdueAsync(reading, batch);
         }
+
+        // The time to connect says nothing of the statement.
+        await Task.WhenAny(reading, batch.Connected.Task);
 
         // A batch that is isolated already, and can't be split, has until the server's statement_timeout.
         while (!(batch.IsIndivisible && batch.Slot is Slot.Isolated))
         {
             // The average adapts the timeout to a database that is slow as a whole.
-            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _averageDuration.Ticks * 4));
+            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _averageDuration.Ticks * MaxTimesAverage));
             await ((Task)reading).WaitAsync(timeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             var hasTimedOut = batch.IsRetry || batch.Slot is Slot.Isolated;
             if (!hasTimedOut && !reading.IsCompleted)
@@ -334,6 +354,34 @@ internal sealed class BatchingAgentReader : IAgentReader
         return await reading;
     }
 
+    /// <summary>
+    /// Waits for a statement on a distributed database. When it takes long, its slot goes to the next batch, and it has until the server's
+    /// statement_timeout, unless another batch needs its place among those that have left their slots.
+    /// </summary>
+    private async Task<LookupResult[]> WaitOverdueAsync(Task<LookupResult[]> reading, Batch batch)
+    {
+        while (true)
+        {
+            var usual = TimeSpan.FromTicks(Math.Max(s_minOverdueTime.Ticks, _averageDuration.Ticks * MaxTimesAverage));
+            await ((Task)reading).WaitAsync(usual).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (reading.IsCompleted)
+            {
+                return await reading;
+            }
+
+            if (TryLeaveSlot(batch))
+            {
+                return await Task.WhenAny(reading, batch.Displaced.Task) == reading ? await reading : await CancelAsync(reading, batch);
+            }
+
+            // Otherwise it is the database that is slow, rather than the others that have left their slots.
+            if (await IsDatabaseRespondingAsync())
+            {
+                DisplaceOldest();
+            }
+        }
+    }
+
     private static Task<LookupResult[]> CancelAsync(Task<LookupResult[]> reading, Batch batch)
     {
         batch.HasTimedOut = true;
@@ -347,15 +395,9 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            if (_overdue.Count >= MaxOverdueBatches)
+            if (_overdue.Count >= _options.MaxOverdueBatches)
             {
-                if (Stopwatch.GetElapsedTime(_overdue[0].Started) < SharedStatementTimeout)
-                {
-                    return false;
-                }
-
-                _overdue[0].Evicted.TrySetResult();
-                _overdue.RemoveAt(0);
+                return false;
             }
 
             _overdue.Add(batch);
@@ -365,6 +407,19 @@ internal sealed class BatchingAgentReader : IAgentReader
 
         StartIdleSlots();
         return true;
+    }
+
+    private void DisplaceOldest()
+    {
+        lock (_lock)
+        {
+            // One that still connects gives up by itself, and the time says nothing of its lookups.
+            if (_overdue.Find(batch => batch.Connected.Task.IsCompleted && Stopwatch.GetElapsedTime(batch.Started) >= SharedStatementTimeout) is { } oldest)
+            {
+                _overdue.Remove(oldest);
+                oldest.Displaced.TrySetResult();
+            }
+        }
     }
 
     private Task<bool> IsDatabaseRespondingAsync()
@@ -385,7 +440,11 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
+            if (!batch.HasLeftSlot)
+            {
+                _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
+            }
+
             batch.Requests.ForEach(request => _quarantine.Release(request, results));
         }
 
@@ -404,6 +463,10 @@ internal sealed class BatchingAgentReader : IAgentReader
             else if (batch.Slot is Slot.Shared)
             {
                 _queue.EndShared(batch.Requests);
+            }
+            else
+            {
+                _queue.EndIsolated(batch.Requests[0].CallerKey);
             }
         }
 
@@ -435,7 +498,8 @@ internal sealed class BatchingAgentReader : IAgentReader
             }
             else if (callers.Count > 1)
             {
-                callers.ForEach(requests => AddRetry(_sharedRetries, [.. requests]));
+                // One that has left its slot waits for a server that hangs, as all of its requests would.
+                callers.ForEach(requests => AddRetry(batch.HasLeftSlot ? _isolatedRetries : _sharedRetries, [.. requests]));
             }
             else
             {

@@ -19,7 +19,7 @@ internal sealed class LookupQuarantine(TimeProvider clock)
 
     /// <summary>
     /// Quarantines the lookups of a request that failed on its own. A single agent is quarantined for every caller, because its rows are
-    /// the cause. Of a list the cause is unknown, so its agents are quarantined for this caller only.
+    /// the cause. Of a list, and where only organizations were read, the cause is unknown, so its lookups are for this caller only.
     /// </summary>
     public void Add(PendingRequest request)
     {
@@ -36,7 +36,7 @@ internal sealed class LookupQuarantine(TimeProvider clock)
             _callers[request.CallerKey] = caller with { Since = now };
         }
 
-        if (request.Lookups is [var single])
+        if (request.Lookups is [var single] && request.Statement.Kind is StatementKind.Agents)
         {
             _agents[single.AgentId] = now;
         }
@@ -60,7 +60,7 @@ internal sealed class LookupQuarantine(TimeProvider clock)
             return;
         }
 
-        var found = request.Lookups.Where(lookup => results[lookup].Agent is not null).ToList();
+        var found = request.Lookups.Where(lookup => results[lookup] is { Agent: not null } or { OrgIds: not null }).ToList();
         if (found is not [] && Contains(request) && _callers.TryGetValue(request.CallerKey, out var caller))
         {
             _callers[request.CallerKey] = caller with { Failures = Math.Max(0, caller.Failures - 1) };

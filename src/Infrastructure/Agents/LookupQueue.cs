@@ -5,7 +5,7 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// <summary>
 /// The bounded queue of lookups, served by deficit round robin over callers: each caller gets the same number of lookups a turn, however
 /// many requests or connections it has. While other callers are active, a caller with many lookups in flight is skipped. Requests for the
-/// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. A batch is of one partition: that of the caller whose
+/// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. A batch has one statement key: that of the caller whose
 /// turn it is. The reasons are in <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
 /// </summary>
 internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuarantine quarantine, TimeProvider clock)
@@ -16,7 +16,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     // Half of a full statement.
     private const int MaxInFlightPerStatement = 32;
 
-    // How many callers whose next request is of another partition are passed over to fill a batch.
+    // How many callers whose next request has another statement key are passed over to fill a batch.
     private const int MaxPassedCallers = 64;
 
     // How long after it was last served a caller counts as active.
@@ -35,7 +35,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     public bool HasShared => _shared.Any(caller => !IsAtInFlightLimit(caller));
 
     /// <summary>Whether a request may go to the isolated slot now.</summary>
-    public bool HasIsolated => _isolated.Count > 0;
+    public bool HasIsolated => _isolated.Any(caller => !caller.IsIsolatedInFlight);
 
     private int MaxLookupsPerCaller => Math.Max(1, maxLookups / 4);
 
@@ -120,7 +120,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     public List<PendingRequest> TakeIsolated(int maxBatch)
     {
         var batch = new List<PendingRequest>();
-        if (_isolated.First?.Value is not { } caller)
+        if (_isolated.FirstOrDefault(waiting => !waiting.IsIsolatedInFlight) is not { } caller)
         {
             return batch;
         }
@@ -131,7 +131,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
             var request = node.Value;
             var isQuarantined = quarantine.Contains(request);
             if (batch is []
-                || (request.Partition == batch[0].Partition
+                || (request.Statement == batch[0].Statement
                     && (isQuarantined ? request.HasSameLookups(batch[0]) : !quarantine.Contains(batch[0]) && lookups + request.Count <= maxBatch)))
             {
                 batch.Add(request);
@@ -139,6 +139,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
             }
         }
 
+        caller.IsIsolatedInFlight = true;
         batch.ForEach(request => Unlink(caller, request));
         if (caller.IsolatedNode.List is not null)
         {
@@ -148,6 +149,14 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
         RemoveIfIdle(caller);
         return batch;
+    }
+
+    /// <summary>Has to be called when the statement of <see cref="TakeIsolated"/> has ended.</summary>
+    public void EndIsolated(CallerKey key)
+    {
+        var caller = GetOrAddCaller(key);
+        caller.IsIsolatedInFlight = false;
+        RemoveIfIdle(caller);
     }
 
     /// <summary>From now on, until all its retries have ended, the caller's requests go to the isolated slot.</summary>
@@ -169,7 +178,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
     }
 
     /// <param name="maxBatch">As in <see cref="TakeShared"/>.</param>
-    /// <param name="passed">To it are added the callers that were taken off the list, because their next request is of another partition.</param>
+    /// <param name="passed">To it are added the callers that were taken off the list, because their next request has another key.</param>
     private List<PendingRequest> FillShared(int maxBatch, List<WaitingCaller> passed)
     {
         var batch = new List<PendingRequest>();
@@ -178,7 +187,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         while (lookups.Count < maxBatch && skipped < _shared.Count && passed.Count < MaxPassedCallers)
         {
             var caller = _shared.First!.Value;
-            if (batch is not [] && caller.Shared.First!.Value.Partition != batch[0].Partition)
+            if (batch is not [] && caller.Shared.First!.Value.Statement != batch[0].Statement)
             {
                 _shared.RemoveFirst();
                 passed.Add(caller);
@@ -213,8 +222,9 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
                     continue;
                 }
 
-                if (batch is not [] && request.Partition != batch[0].Partition)
+                if (batch is not [] && request.Statement != batch[0].Statement)
                 {
+                    // It has had a part in a statement, which costs more than the lookups in it.
                     caller.Deficit = 0;
                     break;
                 }
@@ -315,7 +325,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
     private void RemoveIfIdle(WaitingCaller caller)
     {
-        if (caller is { Count: 0, Retries: 0, InFlight: 0 })
+        if (caller is { Count: 0, Retries: 0, InFlight: 0, IsIsolatedInFlight: false })
         {
             _callers.Remove(caller.Key);
         }
@@ -343,6 +353,9 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
         /// <summary>Lookups in flight in shared slots.</summary>
         public int InFlight { get; set; }
+
+        /// <summary>Whether a statement that was taken for the isolated slot is in flight; another has to wait for it.</summary>
+        public bool IsIsolatedInFlight { get; set; }
 
         /// <summary>Retries that are queued or in flight.</summary>
         public int Retries { get; set; }

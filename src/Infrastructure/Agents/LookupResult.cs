@@ -2,9 +2,7 @@ using CalcomAccounts.Domain;
 
 namespace CalcomAccounts.Infrastructure.Agents;
 
-/// <summary>What one lookup found; the default when its caller can't see such an agent.</summary>
-/// <param name="OrgId">
-/// Only on a distributed database, for a caller without an organization: the agent's organization, by which the agent can be read.
-/// </param>
-/// <param name="Agent">Otherwise: the agent.</param>
-internal readonly record struct LookupResult(Guid? OrgId, Agent? Agent);
+/// <summary>What one lookup found.</summary>
+/// <param name="Agent">The agent; null when its caller can't see such an agent, and for the other kinds of statements.</param>
+/// <param name="OrgIds">Of <see cref="StatementKind.Memberships"/> and <see cref="StatementKind.AgentOrganization"/>, in ascending order.</param>
+internal readonly record struct LookupResult(Agent? Agent, IReadOnlyList<Guid>? OrgIds = null);

@@ -10,13 +10,13 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
 
     // A single lookup continues on the thread that completes its batch, because waking another thread costs more than the rest of
     // the request. A list has more left to do.
-    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller, bool isDistributed = false)
+    public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller, StatementKey statement = default)
         : base(agentIds.Count > 1 ? TaskCreationOptions.RunContinuationsAsynchronously : TaskCreationOptions.None)
     {
         _agentIds = agentIds;
         Caller = caller;
         CallerKey = new(caller);
-        Partition = isDistributed ? caller.OrgId : null;
+        Statement = statement;
         Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
         QueueNode = new(this);
     }
@@ -25,11 +25,8 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
 
     public CallerKey CallerKey { get; }
 
-    /// <summary>
-    /// On a distributed database the organization that it reads; null for a caller without one, and on any other database. Requests of
-    /// different partitions can't share a statement.
-    /// </summary>
-    public Guid? Partition { get; }
+    /// <summary>Requests with other keys can't share its statement.</summary>
+    public StatementKey Statement { get; }
 
     /// <summary>Without duplicates.</summary>
     public IReadOnlyList<Lookup> Lookups { get; }

@@ -1,5 +1,4 @@
 using System.Net;
-using CalcomAccounts.Infrastructure.Agents;
 using Npgsql;
 
 namespace CalcomAccounts.Infrastructure.Database;
@@ -13,8 +12,8 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // For the isolated slot, the readiness check, and the probe that tells a slow statement from a slow database.
-    private const int OtherSessions = 3;
+    // For the readiness check, and the probe that tells a slow statement from a slow database.
+    private const int OtherSessions = 2;
 
     // By default Npgsql looks for the Kerberos library with each new session. Container images don't have it, which costs an exception and
     // a line on stderr each time.
@@ -40,7 +39,7 @@ public static class ConnectionStrings
         // Cancellation Timeout=1 (ms): the server's statement_timeout ends slow statements anyway, and a frozen server would never confirm
         // the cancellation. With -1 its sessions would stay in the pool.
         // No Reset On Close: the service's statements leave no state in a session.
-        var sessions = options.MaxConcurrentStatements + OtherSessions + (options.IsDistributed ? BatchingAgentReader.MaxOverdueBatches : 0);
+        var sessions = options.MaxConcurrentStatements + options.MaxOverdueBatches + options.MaxIsolatedStatements + OtherSessions;
         var planning = options.IsDistributed ? "force_custom_plan -c citus.max_adaptive_executor_pool_size=1" : "force_generic_plan";
         return $"{CommonDefaults}Application Name=calcom-accounts;Maximum Pool Size={sessions};Max Auto Prepare=4;Auto Prepare Min Usages=1;"
             + $"Timeout={seconds};Command Timeout={seconds};Cancellation Timeout=1;No Reset On Close=true;"

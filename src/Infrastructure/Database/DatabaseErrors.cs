@@ -54,6 +54,7 @@ public static class DatabaseErrors
         PostgresErrorCodes.UndefinedColumn => "a column does not exist",
         PostgresErrorCodes.UndefinedFunction => "a function or an operator does not exist",
         PostgresErrorCodes.InvalidSchemaName => "a schema does not exist",
+        PostgresErrorCodes.DependentObjectsStillExist => "other objects depend on it",
         PostgresErrorCodes.InsufficientPrivilege => "permission denied",
         PostgresErrorCodes.QueryCanceled => "the statement was cancelled or timed out",
         PostgresErrorCodes.LockNotAvailable => "lock timeout",

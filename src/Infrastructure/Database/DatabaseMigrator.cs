@@ -21,10 +21,14 @@ public static class DatabaseMigrator
     // An arbitrary number that no other application uses for an advisory lock.
     private const long LockKey = 0x43616C636F6D;
 
-    // While a file waits for a lock, readers wait behind it, so that it gives up soon and tries again.
-    private const string SessionSql = "set lock_timeout = '300ms'; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0";
+    // Longer than deadlock_timeout, after which PostgreSQL ends an autovacuum that holds a lock up. A file that locks out readers, who wait
+    // behind it while it waits itself, sets a shorter one.
+    private const string SessionSql = "set lock_timeout = '1500ms'; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0";
 
     private static readonly TimeSpan s_maxLockWait = TimeSpan.FromSeconds(6);
+
+    // A file may also have run for a while before it met the lock.
+    private static readonly TimeSpan s_maxLockWaitOfAttempt = TimeSpan.FromSeconds(1.5);
 
     private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(100);
 
@@ -76,9 +80,10 @@ public static class DatabaseMigrator
         NpgsqlConnectionStringBuilder server, UpgradeEngine engine, CancellationToken cancellationToken)
     {
         var applied = new List<string>();
-        var waited = Stopwatch.StartNew();
+        var waited = TimeSpan.Zero;
         while (true)
         {
+            var started = Stopwatch.GetTimestamp();
             var result = engine.PerformUpgrade();
             applied.AddRange(result.Scripts.Select(FileName));
             if (result.Successful)
@@ -86,12 +91,9 @@ public static class DatabaseMigrator
                 return applied;
             }
 
-            if (result.Scripts.Any())
-            {
-                waited.Restart();
-            }
-
-            if (result.Error is PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable or PostgresErrorCodes.DeadlockDetected } && waited.Elapsed < s_maxLockWait)
+            var lastWait = TimeSpan.FromTicks(Math.Min(Stopwatch.GetElapsedTime(started).Ticks, s_maxLockWaitOfAttempt.Ticks)) + s_retryDelay;
+            waited = result.Scripts.Any() ? lastWait : waited + lastWait;
+            if (result.Error is PostgresException { SqlState: PostgresErrorCodes.LockNotAvailable or PostgresErrorCodes.DeadlockDetected } && waited < s_maxLockWait)
             {
                 await Task.Delay(s_retryDelay, cancellationToken);
                 continue;

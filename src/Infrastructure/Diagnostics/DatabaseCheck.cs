@@ -16,6 +16,8 @@ public static partial class DatabaseCheck
     private const string HowToCreate = "run 'migrate' as the database's owner, or create views as in docs/database.md";
     private const string HowToAddOrganization = "run 'migrate', or add the org_id of the key's agent to the view, as in docs/database.md";
 
+    private static readonly Version s_oldestCitus = new(13, 1);
+
     private static readonly string[] s_uuid = ["uuid"];
     private static readonly string[] s_text = ["text", "varchar", "bpchar", "citext"];
     private static readonly string[] s_boolean = ["bool"];
@@ -128,7 +130,7 @@ public static partial class DatabaseCheck
             if (await CheckRelationsAsync(connection, checks)
                 && await CheckDistributionAsync(connection, isDistributed, checks)
                 && await CheckIdsAsync(connection, checks)
-                && await CheckAnswerAsync(connection, new AgentReader(dataSource, isDistributed), checks, cancellationToken))
+                && await CheckAnswerAsync(connection, new(dataSource, isDistributed), isDistributed, checks, cancellationToken))
             {
                 checks.Add(await CheckPlanAsync(connection, isDistributed));
                 data = await connection.QuerySingleAsync<DatabaseCounts>(DataSql);
@@ -196,6 +198,13 @@ public static partial class DatabaseCheck
     {
         var plan = await connection.ExecuteScalarAsync<string>("explain (format json, costs off) select from calcom.agents");
         var hasCitus = plan!.Contains("\"Custom Plan Provider\": \"Citus", StringComparison.Ordinal);
+        var version = await connection.ExecuteScalarAsync<string>("select extversion from pg_extension where extname = 'citus'");
+        if (hasCitus && Version.TryParse(version?.Split('-')[0], out var citus) && citus < s_oldestCitus)
+        {
+            checks.Add(new("distribution", false, $"Citus {citus} loses the column grants that keep api_key from the login; it has to be {s_oldestCitus} or newer"));
+            return false;
+        }
+
         checks.Add((hasCitus, isDistributed) switch
         {
             (true, false) => new("distribution", false, "the tables are distributed by Citus: set CalcomAccounts:Distributed to true"),
@@ -217,7 +226,7 @@ public static partial class DatabaseCheck
 
     // With ids of rows that exist, so that values are read too.
     private static async Task<bool> CheckAnswerAsync(
-        NpgsqlConnection connection, AgentReader reader, List<CheckResult> checks, CancellationToken cancellationToken)
+        NpgsqlConnection connection, AgentReader reader, bool isDistributed, List<CheckResult> checks, CancellationToken cancellationToken)
     {
         var sample = (await connection.QueryAsync<(Guid Id, Guid OrgId)>("""
             (select id, org_id from calcom.agents where id = (select agent_id from calcom.agent_keys limit 1) and deleted_at is null limit 1)
@@ -229,10 +238,16 @@ public static partial class DatabaseCheck
         var started = Stopwatch.GetTimestamp();
         try
         {
-            await reader.ReadAsync([new(sample[0].AgentId, Caller.OfSubject("check"))], cancellationToken);
-            foreach (var organization in sample.GroupBy(lookup => lookup.Caller.OrgId))
+            foreach (var organization in sample.GroupBy(lookup => isDistributed ? lookup.Caller.OrgId : null))
             {
-                await reader.ReadAsync([.. organization.Distinct()], cancellationToken);
+                await reader.ReadAsync([.. organization.Distinct()], new(StatementKind.Agents, organization.Key), cancellationToken);
+            }
+
+            Lookup[] ofMember = [new(sample[0].AgentId, Caller.OfSubject("check"))];
+            StatementKind[] kinds = isDistributed ? [StatementKind.Memberships, StatementKind.AgentOrganization] : [StatementKind.Agents];
+            foreach (var kind in kinds)
+            {
+                await reader.ReadAsync(ofMember, new(kind, OrgId: null), cancellationToken);
             }
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
@@ -255,14 +270,20 @@ public static partial class DatabaseCheck
     {
         await using var transaction = await connection.BeginTransactionAsync();
         await connection.ExecuteAsync("set local citus.propagate_set_commands = 'local'; set local enable_seqscan = off");
-        var plan = await connection.ExecuteScalarAsync<string>(
-            $"explain (format json) {(isDistributed ? AgentReader.DistributedSql : AgentReader.Sql)}",
-            isDistributed
-                ? AgentReader.Parameters.ForDistributedSql([Guid.Empty], [null], Guid.Empty)
-                : AgentReader.Parameters.ForSql([Guid.Empty], [null], [null]));
+        (string Sql, AgentReader.Parameters Parameters)[] statements = isDistributed
+            ?
+            [
+                (AgentReader.DistributedSql, AgentReader.Parameters.ForDistributedSql([Guid.Empty], [null], Guid.Empty)),
+                (AgentReader.MembershipsSql, AgentReader.Parameters.ForMembershipsSql([""])),
+                (AgentReader.AgentOrganizationSql, AgentReader.Parameters.ForAgentOrganizationSql([Guid.Empty], [""])),
+            ]
+            : [(AgentReader.Sql, AgentReader.Parameters.ForSql([Guid.Empty], [null], [null]))];
+        var nodes = new List<JsonElement>();
+        foreach (var (sql, parameters) in statements)
+        {
+            nodes.AddRange(Nodes(JsonDocument.Parse((await connection.ExecuteScalarAsync<string>($"explain (format json) {sql}", parameters))!).RootElement));
+        }
 
-        using var document = JsonDocument.Parse(plan!);
-        var nodes = Nodes(document.RootElement).ToList();
         var firstColumns = (await connection.QueryAsync<(string Index, string Column)>(
             FirstColumnsSql, new { Indexes = nodes.Select(IndexName).OfType<string>().ToArray() })).ToLookup(index => index.Index, index => index.Column);
         var fullScans = nodes.Where(node => IsFullScan(node, firstColumns))
@@ -292,7 +313,7 @@ public static partial class DatabaseCheck
             !node.TryGetProperty("Index Cond", out var condition)
             || OrganizationAlone().IsMatch(condition.GetString()!)
             || (firstColumns[IndexName(node)!].ToList() is not [] and var columns
-                && !columns.Exists(column => condition.GetString()!.Contains($"({column} = ", StringComparison.Ordinal))),
+                && !columns.Exists(column => Regex.IsMatch(condition.GetString()!, $@"(?<!\w){Regex.Escape(column)}(?!\w)"))),
         _ => false,
     };
 

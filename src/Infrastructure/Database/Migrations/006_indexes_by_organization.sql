@@ -1,8 +1,9 @@
 -- The slow part of the next step, which locks out writers, but no readers. The condition is that of a connected key in AgentReader.cs.
-lock table calcom.org_accounts, calcom.agents, calcom.agent_keys in share mode;
+lock table calcom.org_accounts, calcom.agents, calcom.agent_keys, calcom.org_members in share mode;
 
 alter table calcom.agent_keys validate constraint agent_keys_org_id_not_null;
 
+create index org_members_subject_org_id on calcom.org_members (subject, org_id);
 create unique index org_accounts_org_id_id_key on calcom.org_accounts (org_id, id);
 create unique index agents_org_id_id_key on calcom.agents (org_id, id);
 create index agents_id on calcom.agents (id);

@@ -1,10 +1,16 @@
 -- The organization in every primary and foreign key, so that no key belongs to another organization's agent, and the tables can be
--- distributed by it. Each statement is quick, as it locks out readers.
-lock table calcom.agents, calcom.agent_keys, calcom.org_accounts in access exclusive mode;
+-- distributed by it. Each statement is quick, as it locks out readers. The first lock is as in 004.
+set local lock_timeout = '1500ms';
+lock table calcom.agent_keys, calcom.agents, calcom.org_accounts in share update exclusive mode;
+set local lock_timeout = '300ms';
+lock table calcom.agent_keys, calcom.agents, calcom.org_accounts in access exclusive mode;
 
+-- In a statement of its own, so that the constraint spares the reading of all rows.
+alter table calcom.agent_keys alter column org_id set not null;
+
+-- The index agent_keys_agent_id_created_at_id stays for the version before, which may still run.
 alter table calcom.agent_keys
     drop constraint agent_keys_agent_id_fkey,
-    alter column org_id set not null,
     drop constraint agent_keys_org_id_not_null,
     drop constraint agent_keys_pkey,
     add constraint agent_keys_pkey primary key using index agent_keys_org_id_id_key,
