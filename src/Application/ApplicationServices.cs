@@ -14,9 +14,12 @@ public static class ApplicationServices
         .AddSingleton<IMediator, Mediator>()
         .AddSingleton<IRequestHandler<GetAgentAccount, Decision?>, GetAgentAccountHandler>()
         .AddSingleton<IRequestHandler<GetAgentAccounts, IReadOnlyList<Decision?>>, GetAgentAccountsHandler>()
+        .AddSingleton<IRequestHandler<ListAgentAccounts, AgentAccountPage>, ListAgentAccountsHandler>()
         .AddSingleton<ResolutionMetrics>()
         .AddSingleton<IPipelineBehavior<GetAgentAccount, Decision?>>(provider => provider.GetRequiredService<ResolutionMetrics>())
         .AddSingleton<IPipelineBehavior<GetAgentAccounts, IReadOnlyList<Decision?>>>(provider => provider.GetRequiredService<ResolutionMetrics>())
+        .AddSingleton<IPipelineBehavior<ListAgentAccounts, AgentAccountPage>>(provider => provider.GetRequiredService<ResolutionMetrics>())
         .AddSingleton<IValidator<GetAgentAccount>, GetAgentAccountValidator>()
-        .AddSingleton<IValidator<GetAgentAccounts>, GetAgentAccountsValidator>();
+        .AddSingleton<IValidator<GetAgentAccounts>, GetAgentAccountsValidator>()
+        .AddSingleton<IValidator<ListAgentAccounts>, ListAgentAccountsValidator>();
 }

@@ -10,7 +10,9 @@ namespace CalcomAccounts.Application;
 /// <c>docs/operations.md</c>. No label names an agent, an organization or an account.
 /// </summary>
 public sealed class ResolutionMetrics
-    : IPipelineBehavior<GetAgentAccount, Decision?>, IPipelineBehavior<GetAgentAccounts, IReadOnlyList<Decision?>>
+    : IPipelineBehavior<GetAgentAccount, Decision?>,
+        IPipelineBehavior<GetAgentAccounts, IReadOnlyList<Decision?>>,
+        IPipelineBehavior<ListAgentAccounts, AgentAccountPage>
 {
     /// <summary>The meter to export.</summary>
     public const string MeterName = "CalcomAccounts";
@@ -58,6 +60,21 @@ public sealed class ResolutionMetrics
         }
 
         return decisions;
+    }
+
+    /// <inheritdoc/>
+    public async Task<AgentAccountPage> Handle(
+        ListAgentAccounts request, CancellationToken cancellationToken, RequestHandlerDelegate<AgentAccountPage> next)
+    {
+        var started = Stopwatch.GetTimestamp();
+        var page = await next();
+        RecordDuration(ListAgentAccounts.Operation, started);
+        foreach (var agent in page.Agents)
+        {
+            Record(ListAgentAccounts.Operation, agent.Decision);
+        }
+
+        return page;
     }
 
     private void RecordDuration(string operation, long started) =>

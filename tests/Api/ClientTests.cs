@@ -123,6 +123,41 @@ public sealed class ClientTests(ServiceFixture fixture) : IClassFixture<ServiceF
     }
 
     [Fact]
+    public async Task GeneratedClient_WalksAnOrganizationsAgents()
+    {
+        await fixture.Tables.ExecuteAsync("insert into calcom.agents (org_id, name) select @_org, 'Agent ' || n from generate_series(1, 120) n", new { _org });
+        using var http = Http(fixture.Service);
+        var client = new CalcomAccountsClient(http);
+        var names = new List<string?>();
+
+        await foreach (var agent in ListAsync(connected: false))
+        {
+            names.Add(agent.Agent_name);
+        }
+
+        Assert.Equal(Enumerable.Range(1, 120).Select(n => $"Agent {n}").Order(), names.Order());
+        var source = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "tests", "Api", "ClientTests.cs"));
+        Assert.Contains(
+            Docs.Block("docs/clients.md", "csharp", "IAsyncEnumerable"), string.Join('\n', source.Split('\n').Select(line => line.StartsWith("        ", StringComparison.Ordinal) ? line[8..] : line)), StringComparison.Ordinal);
+
+        async IAsyncEnumerable<ListedAgentCalcomAccountData> ListAsync(bool? connected = null)
+        {
+            string? after = null;
+            do
+            {
+                var page = (await client.ListAgentCalcomAccountsAsync(connected: connected, after: after)).Data!;
+                foreach (var agent in page.Accounts!)
+                {
+                    yield return agent;
+                }
+
+                after = page.Next;
+            }
+            while (after is not null);
+        }
+    }
+
+    [Fact]
     public async Task DocumentedClientCommandAndExample_MatchTheTestedClient()
     {
         var project = await File.ReadAllTextAsync(Path.Combine(ServiceProcess.Repository, "tests", "CalcomAccounts.Tests.csproj"));

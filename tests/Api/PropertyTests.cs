@@ -15,6 +15,9 @@ public sealed class PropertyTests(ServiceFixture fixture) : IClassFixture<Servic
 
     private static readonly string[] s_messages =
     [
+        "org_id is needed, as the token names no organization",
+        "agent_ids[n] is no parameter; there are org_id, limit, after, connected, type, status, calcom_account_id",
+        "one of the names is no parameter; there are org_id, limit, after, connected, type, status, calcom_account_id",
         "agent_id must be a UUID", "org_id must be a UUID, given once", "A valid JWT is required, as 'Authorization: Bearer <token>'",
         "Agent not found", "Route not found", "Method not allowed", "Agent Cal.com accounts retrieved", "agent_ids[n] must be a UUID",
         "Content-Type must be application/json, and the body not compressed", "the body must be a JSON object that holds agent_ids, a list of 1 to 100 UUIDs, and nothing else but org_id",
@@ -78,6 +81,9 @@ public sealed class PropertyTests(ServiceFixture fixture) : IClassFixture<Servic
             (1, Gen.Select(s_text, s_element).Select((name, value) => $",\"{name}\":{value}"))),
         Gen.Frequency((4, Gen.Const("}")), (1, s_text), (1, Gen.Const("")))).Select((ids, more, end) => $"{{{ids}{more}{end}");
 
+    // The one message that repeats what was sent: the name of a parameter that there is not, where it is a plain word.
+    private static readonly Regex s_noParameter = new(@"^.*?""message"":""(\w+) is no parameter");
+
     [Fact]
     public Task RandomRequests_GetContractResponsesWithoutEcho() =>
         Gen.Select(s_method, s_path, s_query, s_headers).SampleAsync(
@@ -88,7 +94,7 @@ public sealed class PropertyTests(ServiceFixture fixture) : IClassFixture<Servic
 
                 Assert.InRange(answer.Status, 200, 499);
                 AssertOfContract(answer);
-                Assert.DoesNotContain(Canary, answer.Body, StringComparison.OrdinalIgnoreCase);
+                Assert.DoesNotContain(Canary, s_noParameter.Replace(answer.Body, ""), StringComparison.OrdinalIgnoreCase);
                 Assert.DoesNotContain(answer.Headers, header => $"{header.Key}: {header.Value}".Contains(Canary, StringComparison.OrdinalIgnoreCase));
             },
             iter: Iterations,
@@ -130,7 +136,7 @@ public sealed class PropertyTests(ServiceFixture fixture) : IClassFixture<Servic
 
         using var body = JsonDocument.Parse(answer.Body);
         Assert.Equal(answer.Status is 200, body.RootElement.GetProperty("success").GetBoolean());
-        Assert.Contains(Regex.Replace(body.RootElement.GetProperty("message").GetString()!, @"^agent_ids\[\d\]", "agent_ids[n]"), s_messages);
+        Assert.Contains(Regex.Replace(body.RootElement.GetProperty("message").GetString()!, @"^agent_ids\[\d\]|^(?!one of)\w+(?= is no parameter)", "agent_ids[n]"), s_messages);
         Assert.Equal(answer.Status is not (200 or 401), body.RootElement.TryGetProperty("code", out _));
     }
 }

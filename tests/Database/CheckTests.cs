@@ -129,7 +129,6 @@ public sealed class CheckTests(ServiceFixture fixture) : IClassFixture<ServiceFi
             alter table calcom.agent_keys alter column account_name type calcom.short_label;
             alter table calcom.org_accounts alter column api_base_url type char(40);
             alter table calcom.agents alter column deleted_at type timestamp;
-            revoke select (name) on calcom.agents from calcom_reader;
             alter table calcom.agents enable row level security;
             create policy everybody on calcom.agents for select to calcom_reader using (true);
             """);

@@ -65,9 +65,19 @@ public sealed class ExampleTests(SampleDataFixture setup) : IClassFixture<Sample
             Assert.Contains(title.Groups[2].Value, answer.Body, StringComparison.Ordinal);
         }
 
-        Assert.Equal(11, requests.Length);
+        Assert.Equal(13, requests.Length);
 
         string Fill(string text) => Regex.Replace(text, "\\{\\{(\\w+)\\}\\}", name => variables[name.Groups[1].Value]);
+    }
+
+    [FactWith("jq")]
+    public async Task DocumentedShellLines_TellWhoCannotBookAndWhoStops()
+    {
+        var lines = Docs.Block("docs/operations.md", "sh", "agents connected=false");
+
+        Assert.Equal(
+            "a0000000-0000-4000-8000-000000000003 Neither\na0000000-0000-4000-8000-000000000002 Linked\n",
+            await Shell.RunAsync($"URL={setup.Service.Url} TOKEN={Tokens.OfOrganization(SampleData.OrgId)}\n{lines}"));
     }
 
     private Task<Answer> SendAsync(string method, string path, string? token, string? body, string type) => setup.Service.SendAsync(

@@ -71,6 +71,14 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
         AssertOthersKeepTheirShareAsync(8, _ => List(setup.Hostile, setup.AgentsOfLongValues));
 
     [Fact]
+    public Task FilteredPagesOfOneTenant_From64Connections_LeaveOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(64, _ => KeepAliveConnection.Get($"{TestService.AccountsPath}?connected=false", setup.ManyAgents));
+
+    [Fact]
+    public Task PagesThatTimeOut_LeaveOthersTheirShare() =>
+        AssertOthersKeepTheirShareAsync(16, _ => KeepAliveConnection.Get($"{TestService.AccountsPath}?connected=false", setup.Hostile), s_durationWithTimeouts);
+
+    [Fact]
     public Task FloodOfReadinessProbes_LeavesOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(500, _ => KeepAliveConnection.Get("/health/ready", token: null));
 
@@ -126,6 +134,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     public sealed class Setup : IAsyncLifetime
     {
         private const int Connections = 16;
+        private static readonly Guid s_manyAgents = Guid.NewGuid();
         private readonly Guid _organization = Guid.NewGuid();
         private readonly Guid _hostileOrganization = Guid.NewGuid();
         private PostgresServer _server = null!;
@@ -140,6 +149,9 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
         internal IReadOnlyList<string> OtherOrganizations { get; } = [.. Enumerable.Range(0, 8).Select(_ => Tokens.OfOrganization(Guid.NewGuid()))];
 
         internal IReadOnlyList<string> Members { get; } = [.. Enumerable.Range(0, 4).Select(i => Tokens.OfSubject($"member{i}"))];
+
+        /// <summary>An organization with more agents than a page looks at.</summary>
+        internal string ManyAgents { get; } = Tokens.OfOrganization(s_manyAgents);
 
         internal IReadOnlyList<Guid> HostileAgents { get; private set; } = null!;
 
@@ -163,6 +175,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
             HostileAgents = await AddAgentsAsync(database, _hostileOrganization, "theirs", 100);
             SlowAgents = await AddAgentsAsync(database, _hostileOrganization, "slow", 2000);
             FailingAgents = await AddAgentsAsync(database, _hostileOrganization, "failing", 100);
+            await AddAgentsAsync(database, s_manyAgents, "one of many", 2000);
             AgentsOfLongValues = await AddAgentsAsync(database, _hostileOrganization, "long", 10);
             AgentOfManyKeys = (await AddAgentsAsync(database, _hostileOrganization, "many", 1))[0];
             for (var i = 0; i < 4; i++)

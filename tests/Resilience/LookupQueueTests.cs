@@ -307,6 +307,41 @@ public sealed class LookupQueueTests
     }
 
     [Fact]
+    public void Pages_HaveAStatementEach_InTurnsOfTheCallers()
+    {
+        var queue = Queue();
+        var (heavy, light) = (Organization(), Organization());
+        List<PendingRequest> ofHeavy = [.. Enumerable.Range(0, 3).Select(_ => new PendingRequest(new Page(After: null, Count: 1001), heavy))];
+        ofHeavy.ForEach(page => queue.Add(page));
+        var ofLight = new PendingRequest(new Page(After: null, Count: 51), light);
+        queue.Add(ofLight);
+
+        var batches = Enumerable.Range(0, 5).Select(_ => queue.TakeShared(64)).ToList();
+
+        Assert.All(batches[..4], batch => Assert.Single(batch));
+        Assert.Empty(batches[4]);
+        Assert.Equal(ofLight, batches[0][0]);
+        Assert.Equal(ofHeavy, batches[1..4].Select(batch => batch[0]));
+    }
+
+    [Fact]
+    public void QuarantinedPages_LeaveTheCallersLookupsAlone()
+    {
+        var caller = Organization();
+        PendingRequest page = new(new Page(After: null, Count: 51), caller), other = new(new Page(After: null, Count: 51), Organization()), lookup = new([Guid.NewGuid()], caller);
+
+        for (var i = 0; i < 5; i++)
+        {
+            _quarantine.Add(page);
+        }
+
+        Assert.True(_quarantine.Contains(page));
+        Assert.False(_quarantine.Contains(other) || _quarantine.Contains(lookup) || _quarantine.ContainsCaller(new(caller)));
+        _quarantine.Release(page, new Dictionary<Lookup, LookupResult>());
+        Assert.False(_quarantine.Contains(page));
+    }
+
+    [Fact]
     public void CallerWithAnIsolatedStatementInFlight_WaitsForIt()
     {
         var queue = Queue();

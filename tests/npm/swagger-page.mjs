@@ -46,5 +46,18 @@ await ask("none", agent("000000000003"), 200, { type: "none" });
 await ask("invalid_request", "garbage", 400, { code: "INVALID_REQUEST" });
 await ask("not_found", agent("00000000dead"), 404, { code: "NOT_FOUND" });
 
+// The list of an organization's agents, with a filter.
+const list = page.locator("#operations-CalComService-ListAgentCalcomAccounts");
+await list.locator(".opblock-summary-control").click();
+await list.getByRole("button", { name: "Try it out" }).click();
+await list.locator("[data-param-name=org_id] input").fill("b0000000-0000-4000-8000-000000000001");
+await list.locator("[data-param-name=type] select").selectOption("org_linked");
+await list.getByRole("button", { name: "Execute" }).click();
+const listed = list.locator(".live-responses-table .response").first();
+await listed.locator(".response-col_status", { hasText: "200" }).waitFor();
+const { data } = JSON.parse(await listed.locator(".response-col_description code").first().innerText());
+assert.deepEqual(data.accounts.map(({ agent_name }) => agent_name), ["Linked"]);
+console.log("list: 200 of type org_linked");
+
 await browser.close();
 assert.deepEqual(problems, []);

@@ -17,9 +17,20 @@ internal sealed class GetAgentAccountBinder(IValidator<GetAgentAccount> validato
     {
         var context = bindingContext.HttpContext;
         var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), context.Request.Query["org_id"]);
-        var query = new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope);
-        validator.Validate(query).AddToModelState(bindingContext.ModelState);
-        bindingContext.Result = ModelBindingResult.Success(query);
+        bindingContext.Bind(new GetAgentAccount((string?)context.GetRouteValue("agent_id"), scope), validator);
+        return Task.CompletedTask;
+    }
+}
+
+internal sealed class ListAgentAccountsBinder(IValidator<ListAgentAccounts> validator) : IModelBinder
+{
+    public Task BindModelAsync(ModelBindingContext bindingContext)
+    {
+        var context = bindingContext.HttpContext;
+        var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), context.Request.Query["org_id"]);
+        var parameters = context.Request.Query.ToDictionary(
+            parameter => parameter.Key, IReadOnlyList<string?> (parameter) => parameter.Value, StringComparer.OrdinalIgnoreCase);
+        bindingContext.Bind(new ListAgentAccounts(scope, parameters), validator);
         return Task.CompletedTask;
     }
 }
@@ -41,9 +52,7 @@ internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> valida
         var request = await ReadBodyAsync(context);
         var orgIds = context.Request.Query["org_id"];
         var scope = new OrganizationScope(CallerClaims.ToCaller(context.User), request?.OrgId is { } orgId ? [.. orgIds, orgId] : orgIds);
-        var query = new GetAgentAccounts(request?.AgentIds, scope);
-        validator.Validate(query).AddToModelState(bindingContext.ModelState);
-        bindingContext.Result = ModelBindingResult.Success(query);
+        bindingContext.Bind(new GetAgentAccounts(request?.AgentIds, scope), validator);
     }
 
     /// <returns>Null where the body is not what it has to be; which of its elements are UUIDs is for the validator to say.</returns>
@@ -74,4 +83,14 @@ internal sealed class GetAgentAccountsBinder(IValidator<GetAgentAccounts> valida
     private static bool IsClientGone(Exception exception, CancellationToken aborted, CancellationToken timeout) =>
         exception is ConnectionResetException
         || (exception is OperationCanceledException && (aborted.IsCancellationRequested || !timeout.IsCancellationRequested));
+}
+
+internal static class ModelBindingExtensions
+{
+    /// <summary>Binds a query, with what its validator finds wrong with it.</summary>
+    public static void Bind<T>(this ModelBindingContext bindingContext, T query, IValidator<T> validator)
+    {
+        validator.Validate(query).AddToModelState(bindingContext.ModelState);
+        bindingContext.Result = ModelBindingResult.Success(query);
+    }
 }

@@ -83,3 +83,27 @@ public sealed record AgentCalcomAccountData(
     internal static AgentCalcomAccountData Of(string? agentId, Decision? decision) => new(
         Uuid.Parse(agentId).ToString("D"), decision is null ? null : AgentCalcomEffectiveAccountData.Of(decision.Effective));
 }
+
+/// <summary>The answer to a request for an organization's agents.</summary>
+public sealed record ListAgentCalcomAccountsResponse(bool Success, string Message, AgentCalcomAccountPageData Data)
+{
+    internal static ListAgentCalcomAccountsResponse Of(AgentAccountPage page) => new(
+        true,
+        "Agent Cal.com accounts retrieved",
+        new([.. page.Agents.Select(ListedAgentCalcomAccountData.Of)], page.Next?.ToString("D")));
+}
+
+/// <summary>A page of an organization's agents.</summary>
+/// <param name="Accounts">In ascending order of agent_id.</param>
+/// <param name="Next">The value of after for the next page; absent on the last one.</param>
+public sealed record AgentCalcomAccountPageData(IReadOnlyList<ListedAgentCalcomAccountData> Accounts, string? Next);
+
+/// <summary>An agent of an organization.</summary>
+/// <param name="AgentId">Its UUID, in lower case.</param>
+/// <param name="AgentName">As stored.</param>
+/// <param name="Account">What the account operation answers as its <c>data</c>.</param>
+public sealed record ListedAgentCalcomAccountData(string AgentId, string AgentName, AgentCalcomEffectiveAccountData Account)
+{
+    internal static ListedAgentCalcomAccountData Of(AgentAccount agent) => new(
+        agent.AgentId.ToString("D"), agent.AgentName, AgentCalcomEffectiveAccountData.Of(agent.Decision.Effective));
+}

@@ -72,7 +72,32 @@ public sealed class AgentsController(IMediator mediator, RequestLogDetails detai
         [ModelBinder<GetAgentAccountsBinder>, OpenApiIgnore] GetAgentAccounts query)
     {
         var decisions = await mediator.Send(query, HttpContext.RequestAborted);
+        details.Agents = decisions.Count;
         return Answer(GetAgentCalcomAccountsResponse.Of(query.AgentIds!, decisions));
+    }
+
+    /// <summary>List an Organization's Agents with Their Cal.com Accounts</summary>
+    /// <remarks>
+    /// In ascending order of agent_id, page by page, filtered by the account that they use. A request looks at 1,000 agents at most, so
+    /// that a page with filters may be short or empty and still have a next one.
+    /// </remarks>
+    /// <response code="200">Agent Cal.com accounts retrieved</response>
+    /// <response code="400">A parameter is unknown or malformed, or no organization is named</response>
+    /// <response code="401">Missing or invalid JWT</response>
+    /// <response code="403">The token lacks a scope or role</response>
+    /// <response code="429">Too many of the caller's lookups are waiting</response>
+    /// <response code="500">Unexpected error</response>
+    [AcceptVerbs("GET", "HEAD", Route = "accounts")]
+    [OpenApiOperation(nameof(ListAgentCalcomAccounts))]
+    [ProducesResponseType<ListAgentCalcomAccountsResponse>(StatusCodes.Status200OK)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status403Forbidden)]
+    [ProducesResponseType<ErrorResponse>(StatusCodes.Status429TooManyRequests)]
+    public async Task<IActionResult> ListAgentCalcomAccounts(
+        [ModelBinder<ListAgentAccountsBinder>, OpenApiIgnore] ListAgentAccounts query)
+    {
+        var page = await mediator.Send(query, HttpContext.RequestAborted);
+        details.Agents = page.Agents.Count;
+        return Answer(ListAgentCalcomAccountsResponse.Of(page));
     }
 
     private async Task<Decision?> DecideAsync(GetAgentAccount query)

@@ -16,6 +16,7 @@ internal static class AgentsExtensions
             mvc.ValueProviderFactories.Clear();
             mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccount)));
             mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(GetAgentAccounts)));
+            mvc.ModelMetadataDetailsProviders.Add(new SuppressChildValidationMetadataProvider(typeof(ListAgentAccounts)));
         });
         return services;
     }

@@ -55,7 +55,7 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
         // A failure of the database fails whole batches: their message says why, and a stack trace for each request of them no more.
         var error = status < StatusCodes.Status500InternalServerError ? null
             : failure?.Error is DatabaseException or NpgsqlException or TooManyLookupsException or KeysUnavailableException ? new Summary(failure.Error) : failure?.Error;
-        LogRequest(level, error, status, outcome, details.Reason, caller, agentId, milliseconds, route, span?.TraceId);
+        LogRequest(level, error, status, outcome, details.Reason, caller, agentId, details.Agents, milliseconds, route, span?.TraceId);
     }
 
     private static string Outcome(int status) => status switch
@@ -75,9 +75,9 @@ internal sealed partial class RequestLogging(RequestDelegate next, ILogger<Reque
     [LoggerMessage(
         EventId = 1,
         EventName = "Request",
-        Message = "{StatusCode} {Outcome} reason={Reason} caller={Caller} agent={AgentId} ms={Milliseconds} route={Route} trace={TraceId}")]
+        Message = "{StatusCode} {Outcome} reason={Reason} caller={Caller} agent={AgentId} agents={Agents} ms={Milliseconds} route={Route} trace={TraceId}")]
     private partial void LogRequest(
-        LogLevel level, Exception? exception, int statusCode, string outcome, string? reason, string? caller, string? agentId, double milliseconds, string? route, ActivityTraceId? traceId);
+        LogLevel level, Exception? exception, int statusCode, string outcome, string? reason, string? caller, string? agentId, int? agents, double milliseconds, string? route, ActivityTraceId? traceId);
 
     /// <summary>Of an exception of the database only what may be logged, in one line: its type, and what is known of its cause.</summary>
     private sealed class Summary(Exception exception) : Exception(DatabaseErrors.Describe(exception))

@@ -11,6 +11,7 @@ namespace CalcomAccounts.Api.Http;
 [JsonSerializable(typeof(GetAgentCalcomAccountResponse))]
 [JsonSerializable(typeof(ExplainAgentCalcomAccountResponse))]
 [JsonSerializable(typeof(GetAgentCalcomAccountsResponse))]
+[JsonSerializable(typeof(ListAgentCalcomAccountsResponse))]
 [JsonSerializable(typeof(ErrorResponse))]
 [JsonSerializable(typeof(UnauthorizedResponse))]
 [JsonSerializable(typeof(DatabaseReport))]

@@ -1,6 +1,8 @@
 using System.Text.Json;
 using CalcomAccounts.Api.Agents;
 using CalcomAccounts.Api.Http;
+using CalcomAccounts.Application;
+using CalcomAccounts.Domain;
 using Newtonsoft.Json.Linq;
 using NJsonSchema;
 using NJsonSchema.Generation;
@@ -44,6 +46,9 @@ internal static class ApiDocument
     private static readonly GetAgentCalcomAccountsResponse s_manyRetrieved = new(
         true, "Agent Cal.com accounts retrieved", new([new(Placeholder, s_account), new(Placeholder, null)]));
 
+    private static readonly ListAgentCalcomAccountsResponse s_listed = new(
+        true, "Agent Cal.com accounts retrieved", new([new(Placeholder, Placeholder, s_account)], Placeholder));
+
     private static readonly UnauthorizedResponse s_unauthorized = new(false, Placeholder);
 
     private static readonly Dictionary<string, object> s_successes = new()
@@ -51,6 +56,7 @@ internal static class ApiDocument
         [nameof(AgentsController.GetAgentCalcomAccount)] = s_retrieved,
         [nameof(AgentsController.ExplainAgentCalcomAccount)] = s_explained,
         [nameof(AgentsController.GetAgentCalcomAccounts)] = s_manyRetrieved,
+        [nameof(AgentsController.ListAgentCalcomAccounts)] = s_listed,
     };
 
     private static readonly Dictionary<string, object> s_failures = new()
@@ -237,6 +243,11 @@ internal static class ApiDocument
 
         operation.Parameters.Add(Parameter("org_id", OpenApiParameterKind.Query, OrgIdDescription));
 
+        if (operation.OperationId is nameof(AgentsController.ListAgentCalcomAccounts))
+        {
+            AddListParameters(operation);
+        }
+
         // What all operations have in common is read before what each has of its own.
         var responses = operation.Responses.OrderBy(response => response.Key).ToList();
         operation.Responses.Clear();
@@ -244,6 +255,36 @@ internal static class ApiDocument
         {
             operation.Responses.Add(status, response);
             response.Content["application/json"].Example = AsSent(status is "200" ? s_successes[operation.OperationId] : s_failures[status]);
+        }
+    }
+
+    private static void AddListParameters(OpenApiOperation operation)
+    {
+        var connected = Parameter("connected", OpenApiParameterKind.Query, "Only agents that use an account, or only those that use none");
+        connected.Schema.Type = JsonObjectType.Boolean;
+        var type = Parameter("type", OpenApiParameterKind.Query, "Only agents whose account is of this type");
+        foreach (var name in Enum.GetValues<AccountType>().Select(WireNames.Of))
+        {
+            type.Schema.Enumeration.Add(name);
+        }
+
+        var limit = Parameter("limit", OpenApiParameterKind.Query, "How many agents the page has at most");
+        limit.Schema.Type = JsonObjectType.Integer;
+        limit.Schema.Minimum = 1;
+        limit.Schema.Maximum = ListAgentAccounts.MaxLimit;
+        limit.Schema.Default = ListAgentAccounts.DefaultLimit;
+        OpenApiParameter[] parameters =
+        [
+            connected,
+            type,
+            Parameter("status", OpenApiParameterKind.Query, "Only agents whose account has this status, in any letter case"),
+            Parameter("calcom_account_id", OpenApiParameterKind.Query, "Only agents that use this account"),
+            limit,
+            Parameter("after", OpenApiParameterKind.Query, "The value of next of the page before"),
+        ];
+        foreach (var parameter in parameters)
+        {
+            operation.Parameters.Add(parameter);
         }
     }
 

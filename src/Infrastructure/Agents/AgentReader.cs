@@ -1,4 +1,5 @@
 using System.Data;
+using CalcomAccounts.Application;
 using CalcomAccounts.Domain;
 using CalcomAccounts.Infrastructure.Database;
 using Dapper;
@@ -59,7 +60,29 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         select member.subject, agent.org_id, agent.id as agent_id
         from calcom.agents agent
         join calcom.org_members member on member.org_id = agent.org_id
-        where agent.id = any($1) and agent.deleted_at is null and member.subject = any($2)
+        where agent.id = any($1) and coalesce(agent.deleted_at is null, false) and member.subject = any($2)
+        """;
+
+    /// <summary>
+    /// A page of an organization's agents; its parameters are the organization, the caller's subject, the id to begin at, the id to leave
+    /// out, and the number of agents. It serves distributed databases, too.
+    /// </summary>
+    internal static readonly string PageSql = $"""
+        select agent.id as agent_id, left(agent.name, 2048) as agent_name, agent.org_account_id as linked_account_id, account.is_linked, account.id,
+               account.account_name as name, account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
+        from (
+            select id, name, org_account_id
+            from calcom.agents
+            where org_id = $1
+              and id >= $3
+              and id is distinct from $4
+              and deleted_at is null
+              and ($2 is null or exists (select from calcom.org_members member where member.org_id = $1 and member.subject = $2))
+            order by id
+            limit $5
+        ) agent
+        {AccountsSql("$1", keys: 1)}
+        order by agent.id
         """;
 
     private const string WhiteSpace = @"[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*";
@@ -72,6 +95,8 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
     // The leading comment tells probes from lookups in pg_stat_activity.
     private static readonly string s_probeSql = $"-- probe\n{Sql}";
     private static readonly string s_distributedProbeSql = $"-- probe\n{DistributedSql}";
+
+    private const int MaxKeys = 100;
 
     private static readonly TimeSpan s_retryDelay = TimeSpan.FromMilliseconds(10);
 
@@ -112,6 +137,28 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         }
     }
 
+    /// <summary>A page of an organization's agents, as <see cref="IAgentReader.ListAsync"/> returns it.</summary>
+    /// <param name="page">Which.</param>
+    /// <param name="caller">With an organization.</param>
+    /// <param name="cancellationToken">Cancels the statement.</param>
+    /// <param name="onConnected">Called when the pool has handed out a session, before the statement is sent.</param>
+    /// <exception cref="DatabaseException">The database reported an error, or rows could not be read.</exception>
+    /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
+    public async Task<IReadOnlyList<ListedAgent>> ReadPageAsync(
+        Page page, Caller caller, CancellationToken cancellationToken, Action? onConnected = null)
+    {
+        var parameters = Parameters.ForPageSql(caller.OrgId!.Value, caller.Subject, page.After, page.Count);
+        var rows = await QueryAsync<PageRow>(new(PageSql, parameters, cancellationToken: cancellationToken), onConnected);
+        try
+        {
+            return [.. rows.GroupBy(row => row.AgentId).Select(agent => new ListedAgent(agent.Key, agent.First().AgentName ?? "", ToAgent(agent)))];
+        }
+        catch (InvalidOperationException exception)
+        {
+            throw DatabaseException.From(exception);
+        }
+    }
+
     /// <summary>Sends the same statement as a lookup, with an organization that does not exist.</summary>
     /// <exception cref="DatabaseException">The database reported an error.</exception>
     /// <exception cref="NpgsqlException">The database could not be reached, or the connection was lost.</exception>
@@ -140,13 +187,18 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             from calcom.agents agent
             where id = lookup.agent_id
               and {isOfOrganization}
-              and deleted_at is null
+              and coalesce(deleted_at is null, false) -- an expression, so that the index of agents that are not deleted is left to pages
               and (lookup.subject is null or exists (
                   select from calcom.org_members member
                   where member.org_id = {organization} and member.subject = lookup.subject))
             order by org_id::text -- if two organizations have the id; an expression, so that no index is read in that order
             limit 1
         ) agent on true
+        {AccountsSql(organization, MaxKeys)}
+        """;
+
+    // The accounts of 'agent', which are of the organization: the best-ranked keys, at most so many, and the linked account.
+    private static string AccountsSql(string organization, int keys) => $"""
         left join lateral (
             (select false as is_linked, id, account_name, has_api_key, api_base_url, status, created_at
              from (
@@ -157,16 +209,16 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
                   where org_id = {organization} and agent_id = agent.id and {IsConnectedSql}
                   window newest_first as (order by {CreatedAt} desc nulls last, id desc)
                   order by {CreatedAt} desc nulls last, id desc -- an expression, so that no index of that order is preferred to the one of connected keys
-                  limit 100)
+                  limit {keys})
                  union all
                  (select false, id, has_api_key, left(status, 2048), {CreatedAt}, null, null
                   from calcom.agent_keys
                   where org_id = {organization} and agent_id = agent.id and ({IsConnectedSql}) is not true
                   order by agent_keys.created_at desc nulls last, id desc
-                  limit 100)
+                  limit {keys})
              ) key
              order by is_connected desc, created_at desc nulls last, id desc
-             limit 100)
+             limit {keys})
             union all
             (select true, id, left(account_name, 2048), has_api_key, left(api_base_url, 2048), left(status, 2048), {CreatedAt}
              from calcom.org_accounts
@@ -184,10 +236,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             var results = new LookupResult[count];
             foreach (var agent in rows.GroupBy(row => row.Position))
             {
-                results[agent.Key - 1] = new(new(
-                    [.. agent.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
-                    agent.First().LinkedAccountId,
-                    agent.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault()));
+                results[agent.Key - 1] = new(ToAgent(agent));
             }
 
             return results;
@@ -197,6 +246,11 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             throw DatabaseException.From(exception);
         }
     }
+
+    private static Agent ToAgent(IEnumerable<AccountRow> rows) => new(
+        [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+        rows.First().LinkedAccountId,
+        rows.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault());
 
     private Task<List<OrganizationRow>> ReadOrganizationsAsync(
         string sql, Parameters parameters, Action? onConnected, CancellationToken cancellationToken) =>
@@ -278,6 +332,15 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
 
         public static Parameters ForAgentOrganizationSql(Guid[] agentIds, string?[] subjects) => new(() => [Of(agentIds), Of(subjects)]);
 
+        public static Parameters ForPageSql(Guid orgId, string? subject, Guid? after, int count) => new(() =>
+        [
+            Of(orgId),
+            new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Text, Value = (object?)subject ?? DBNull.Value },
+            Of(after ?? Guid.Empty),
+            new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Uuid, Value = (object?)after ?? DBNull.Value },
+            Of((long)count),
+        ]);
+
         public void AddParameters(IDbCommand command, SqlMapper.Identity identity) =>
             Array.ForEach(_create(), parameter => command.Parameters.Add(parameter));
 
@@ -294,9 +357,17 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         public Guid AgentId { get; init; }
     }
 
-    private sealed record Row(
-        long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+    private abstract record AccountRow(
+        Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
     {
         public CalcomAccount ToAccount() => new(Id!.Value, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
     }
+
+    private sealed record Row(
+        long Position, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+        : AccountRow(LinkedAccountId, IsLinked, Id, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
+
+    private sealed record PageRow(
+        Guid AgentId, string? AgentName, Guid? LinkedAccountId, bool? IsLinked, Guid? Id, string? Name, bool HasApiKey, string? ApiBaseUrl, string? Status, DateTime? CreatedAt)
+        : AccountRow(LinkedAccountId, IsLinked, Id, Name, HasApiKey, ApiBaseUrl, Status, CreatedAt);
 }

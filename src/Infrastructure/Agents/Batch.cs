@@ -57,4 +57,7 @@ internal enum Slot
 
     /// <summary>One of <see cref="LookupOptions.MaxIsolatedStatements"/> beside these, for batches that must not hold up other callers.</summary>
     Isolated,
+
+    /// <summary>The one slot beside these for pages of an organization's agents, of which each has a statement of its own.</summary>
+    Pages,
 }

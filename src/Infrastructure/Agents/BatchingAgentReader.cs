@@ -34,6 +34,9 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     private static readonly TimeSpan s_minOverdueTime = TimeSpan.FromMilliseconds(20);
 
+    // A page reads many times as many rows.
+    private static readonly TimeSpan s_pageTimeout = TimeSpan.FromMilliseconds(400);
+
     // Includes the time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
 
@@ -54,12 +57,14 @@ internal sealed class BatchingAgentReader : IAgentReader
     private readonly Lock _lock = new();
     private readonly LookupQuarantine _quarantine = new(TimeProvider.System);
     private readonly LookupQueue _queue;
+    private readonly LookupQueue _pages;
 
     // Each retry has requests of one caller only.
     private readonly Queue<List<PendingRequest>> _sharedRetries = [];
     private readonly Queue<List<PendingRequest>> _isolatedRetries = [];
     private int _sharedInFlight;
     private int _isolatedInFlight;
+    private bool _isPageInFlight;
 
     // Those that have left their slots, the longest first.
     private readonly List<Batch> _overdue = [];
@@ -70,8 +75,12 @@ internal sealed class BatchingAgentReader : IAgentReader
     // All statements that need to know whether the database responds share one probe.
     private Task<bool>? _probe;
 
-    public BatchingAgentReader(AgentReader reader, LookupOptions options) =>
-        (_reader, _options, _queue) = (reader, options, new(options.MaxQueuedLookups, options.MaxConcurrentStatements, _quarantine, TimeProvider.System));
+    public BatchingAgentReader(AgentReader reader, LookupOptions options)
+    {
+        (_reader, _options) = (reader, options);
+        _queue = new(options.MaxQueuedLookups, options.MaxConcurrentStatements, _quarantine, TimeProvider.System);
+        _pages = new(options.MaxQueuedLookups, maxStatements: 1, _quarantine, TimeProvider.System);
+    }
 
     /// <inheritdoc/>
     public async Task<IReadOnlyList<Agent?>> FindAsync(IReadOnlyList<Guid> agentIds, Caller caller, CancellationToken cancellationToken)
@@ -94,6 +103,19 @@ internal sealed class BatchingAgentReader : IAgentReader
 
         var key = new StatementKey(StatementKind.Agents, _options.IsDistributed ? caller.OrgId : null);
         return [.. (await LookUpAsync(agentIds, caller, key, cancellationToken)).Select(result => result.Agent)];
+    }
+
+    /// <inheritdoc/>
+    public async Task<IReadOnlyList<ListedAgent>> ListAsync(Caller caller, Guid? after, int count, CancellationToken cancellationToken)
+    {
+        if (caller.Subject?.Contains('\0') is true)
+        {
+            return [];
+        }
+
+        var pending = new PendingRequest(new Page(after, count), caller);
+        await WaitInQueueAsync(pending, cancellationToken);
+        return pending.Listed;
     }
 
     /// <inheritdoc/>
@@ -138,14 +160,16 @@ internal sealed class BatchingAgentReader : IAgentReader
         return [.. agentIds.Select(agents.GetValueOrDefault)];
     }
 
-    private async Task<IReadOnlyList<LookupResult>> LookUpAsync(
-        IReadOnlyList<Guid> agentIds, Caller caller, StatementKey key, CancellationToken cancellationToken)
+    private Task<IReadOnlyList<LookupResult>> LookUpAsync(
+        IReadOnlyList<Guid> agentIds, Caller caller, StatementKey key, CancellationToken cancellationToken) =>
+        WaitInQueueAsync(new(agentIds, caller, key), cancellationToken);
+
+    private async Task<IReadOnlyList<LookupResult>> WaitInQueueAsync(PendingRequest pending, CancellationToken cancellationToken)
     {
-        var pending = new PendingRequest(agentIds, caller, key);
         IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
-            evicted = _queue.Add(pending);
+            evicted = (pending.Page is null || _quarantine.Contains(pending) ? _queue : _pages).Add(pending);
         }
 
         StartIdleSlots();
@@ -197,6 +221,12 @@ internal sealed class BatchingAgentReader : IAgentReader
                 return Slot.Isolated;
             }
 
+            if (!_isPageInFlight && _pages.HasShared)
+            {
+                _isPageInFlight = true;
+                return Slot.Pages;
+            }
+
             return null;
         }
     }
@@ -233,6 +263,13 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
+            if (slot is Slot.Pages)
+            {
+                var pages = _pages.TakeShared(MaxBatch);
+                _isPageInFlight = pages is not [];
+                return _isPageInFlight ? new(pages, slot, isRetry: false) : null;
+            }
+
             var retries = slot is Slot.Shared ? _sharedRetries : _isolatedRetries;
             while (retries.TryDequeue(out var retry))
             {
@@ -300,6 +337,13 @@ internal sealed class BatchingAgentReader : IAgentReader
             : null;
         try
         {
+            if (batch.Requests[0].Page is { } page)
+            {
+                var listed = await WaitAsync(_reader.ReadPageAsync(page, batch.Requests[0].Caller, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult()), batch);
+                batch.Requests.ForEach(request => request.Listed = listed);
+                return new Dictionary<Lookup, LookupResult>();
+            }
+
             var reading = _reader.ReadAsync(batch.Lookups, batch.Statement, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
             var results = await WaitAsync(reading, batch);
             return batch.Lookups.Zip(results).ToDictionary(found => found.First, found => found.Second);
@@ -314,7 +358,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     }
 
     /// <summary>Waits for a statement, and cancels it when it takes too long while other lookups could go on.</summary>
-    private async Task<LookupResult[]> WaitAsync(Task<LookupResult[]> reading, Batch batch)
+    private async Task<T> WaitAsync<T>(Task<T> reading, Batch batch)
     {
         if (_options.IsDistributed && batch.Slot is Slot.Shared)
         {
@@ -328,7 +372,9 @@ internal sealed class BatchingAgentReader : IAgentReader
         while (!(batch.IsIndivisible && batch.Slot is Slot.Isolated))
         {
             // The average adapts the timeout to a database that is slow as a whole.
-            var timeout = TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _averageDuration.Ticks * MaxTimesAverage));
+            var timeout = batch.Slot is Slot.Pages
+                ? s_pageTimeout
+                : TimeSpan.FromTicks(Math.Max(SharedStatementTimeout.Ticks, _averageDuration.Ticks * MaxTimesAverage));
             await ((Task)reading).WaitAsync(timeout).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             var hasTimedOut = batch.IsRetry || batch.Slot is Slot.Isolated;
             if (!hasTimedOut && !reading.IsCompleted)
@@ -358,7 +404,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     /// Waits for a statement on a distributed database. When it takes long, its slot goes to the next batch, and it has until the server's
     /// statement_timeout, unless another batch needs its place among those that have left their slots.
     /// </summary>
-    private async Task<LookupResult[]> WaitOverdueAsync(Task<LookupResult[]> reading, Batch batch)
+    private async Task<T> WaitOverdueAsync<T>(Task<T> reading, Batch batch)
     {
         while (true)
         {
@@ -382,7 +428,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         }
     }
 
-    private static Task<LookupResult[]> CancelAsync(Task<LookupResult[]> reading, Batch batch)
+    private static Task<T> CancelAsync<T>(Task<T> reading, Batch batch)
     {
         batch.HasTimedOut = true;
         CancelStatement(batch);
@@ -440,7 +486,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         lock (_lock)
         {
-            if (!batch.HasLeftSlot)
+            if (!batch.HasLeftSlot && batch.Statement.Kind is not StatementKind.Page)
             {
                 _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
             }
@@ -463,6 +509,10 @@ internal sealed class BatchingAgentReader : IAgentReader
             else if (batch.Slot is Slot.Shared)
             {
                 _queue.EndShared(batch.Requests);
+            }
+            else if (batch.Slot is Slot.Pages)
+            {
+                _pages.EndShared(batch.Requests);
             }
             else
             {
@@ -542,7 +592,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             if (pending.QueueNode.List is not null)
             {
-                _queue.Remove(pending);
+                pending.Queue!.Remove(pending);
             }
             else if (pending.Batch is { } batch && batch.Requests.TrueForAll(other => other.Task.IsCanceled))
             {

@@ -17,13 +17,24 @@ internal sealed class LookupQuarantine(TimeProvider clock)
     private readonly Dictionary<Lookup, long> _lookups = [];
     private readonly Dictionary<CallerKey, (int Failures, long Since)> _callers = [];
 
+    // Callers whose pages failed: these are quarantined, but not the callers' lookups.
+    private readonly Dictionary<CallerKey, long> _pages = [];
+
     /// <summary>
     /// Quarantines the lookups of a request that failed on its own. A single agent is quarantined for every caller, because its rows are
-    /// the cause. Of a list, and where only organizations were read, the cause is unknown, so its lookups are for this caller only.
+    /// the cause. Of a list, and where only organizations were read, the cause is unknown, so its lookups are for this caller only. Of a page,
+    /// all of the caller's pages are.
     /// </summary>
     public void Add(PendingRequest request)
     {
         var now = clock.GetTimestamp();
+        if (request.Page is not null)
+        {
+            Trim(_pages, since => since);
+            _pages[request.CallerKey] = now;
+            return;
+        }
+
         Trim(_agents, since => since);
         Trim(_lookups, since => since);
         Trim(_callers, caller => caller.Since);
@@ -55,6 +66,12 @@ internal sealed class LookupQuarantine(TimeProvider clock)
     /// </summary>
     public void Release(PendingRequest request, IReadOnlyDictionary<Lookup, LookupResult> results)
     {
+        if (request.Page is not null)
+        {
+            _pages.Remove(request.CallerKey);
+            return;
+        }
+
         if (_agents.Count + _lookups.Count is 0)
         {
             return;
@@ -73,10 +90,11 @@ internal sealed class LookupQuarantine(TimeProvider clock)
         }
     }
 
-    /// <summary>Whether any lookup of the request is quarantined.</summary>
+    /// <summary>Whether any lookup of the request is quarantined, or, of a page, its caller's pages are.</summary>
     public bool Contains(PendingRequest request) =>
-        _agents.Count + _lookups.Count > 0
-        && request.Lookups.Any(lookup => IsRecent(_agents, lookup.AgentId) || IsRecent(_lookups, lookup));
+        request.Page is not null ? IsRecent(_pages, request.CallerKey)
+        : _agents.Count + _lookups.Count > 0
+            && request.Lookups.Any(lookup => IsRecent(_agents, lookup.AgentId) || IsRecent(_lookups, lookup));
 
     /// <summary>Whether the caller is quarantined as a whole.</summary>
     public bool ContainsCaller(CallerKey caller) => _callers.Count > 0 && FailuresOf(caller) >= CallerFailureThreshold;

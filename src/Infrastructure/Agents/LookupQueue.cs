@@ -131,7 +131,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
             var request = node.Value;
             var isQuarantined = quarantine.Contains(request);
             if (batch is []
-                || (request.Statement == batch[0].Statement
+                || (request.CanShareStatementWith(batch[0])
                     && (isQuarantined ? request.HasSameLookups(batch[0]) : !quarantine.Contains(batch[0]) && lookups + request.Count <= maxBatch)))
             {
                 batch.Add(request);
@@ -187,7 +187,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         while (lookups.Count < maxBatch && skipped < _shared.Count && passed.Count < MaxPassedCallers)
         {
             var caller = _shared.First!.Value;
-            if (batch is not [] && caller.Shared.First!.Value.Statement != batch[0].Statement)
+            if (batch is not [] && !caller.Shared.First!.Value.CanShareStatementWith(batch[0]))
             {
                 _shared.RemoveFirst();
                 passed.Add(caller);
@@ -222,7 +222,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
                     continue;
                 }
 
-                if (batch is not [] && request.Statement != batch[0].Statement)
+                if (batch is not [] && !request.CanShareStatementWith(batch[0]))
                 {
                     // It has had a part in a statement, which costs more than the lookups in it.
                     caller.Deficit = 0;
@@ -264,6 +264,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
     private void Append(WaitingCaller caller, PendingRequest request)
     {
+        request.Queue = this;
         var isIsolated = IsIsolated(caller) || quarantine.Contains(request);
         (isIsolated ? caller.Isolated : caller.Shared).AddLast(request.QueueNode);
         caller.Count += request.Count;

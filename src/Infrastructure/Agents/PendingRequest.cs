@@ -6,12 +6,15 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// <summary>The lookups of one request, which are never split over statements, and the task that its caller awaits.</summary>
 internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<LookupResult>>
 {
+    // An agent of a page costs less than a lookup of its own.
+    private const int AgentsPerLookup = 10;
+
     private readonly IReadOnlyList<Guid> _agentIds;
 
     // A single lookup continues on the thread that completes its batch, because waking another thread costs more than the rest of
-    // the request. A list has more left to do.
+    // the request. A list or a page has more left to do.
     public PendingRequest(IReadOnlyList<Guid> agentIds, Caller caller, StatementKey statement = default)
-        : base(agentIds.Count > 1 ? TaskCreationOptions.RunContinuationsAsynchronously : TaskCreationOptions.None)
+        : base(agentIds.Count is 1 ? TaskCreationOptions.None : TaskCreationOptions.RunContinuationsAsynchronously)
     {
         _agentIds = agentIds;
         Caller = caller;
@@ -20,6 +23,16 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
         Lookups = [.. agentIds.Distinct().Select(agentId => new Lookup(agentId, caller))];
         QueueNode = new(this);
     }
+
+    /// <summary>A page, which has no lookups.</summary>
+    public PendingRequest(Page page, Caller caller)
+        : this([], caller, new(StatementKind.Page, caller.OrgId)) => Page = page;
+
+    /// <summary>The page that is asked for; null for lookups.</summary>
+    public Page? Page { get; }
+
+    /// <summary>The page's agents, once they have been read.</summary>
+    public IReadOnlyList<ListedAgent> Listed { get; set; } = [];
 
     public Caller Caller { get; }
 
@@ -32,7 +45,10 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
     public IReadOnlyList<Lookup> Lookups { get; }
 
     /// <summary>How many lookups it counts as in its caller's share: duplicates count, because each is answered.</summary>
-    public int Count => _agentIds.Count;
+    public int Count => Page is null ? _agentIds.Count : 1 + (Page.Count / AgentsPerLookup);
+
+    /// <summary>Where it waits; null before that.</summary>
+    public LookupQueue? Queue { get; set; }
 
     /// <summary>Its place in <see cref="LookupQueue"/>; in no list while it isn't queued.</summary>
     public LinkedListNode<PendingRequest> QueueNode { get; }
@@ -43,7 +59,9 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
     /// <summary>The batch that it was last sent with; null before that, and while a retry is due.</summary>
     public Batch? Batch { get; set; }
 
-    public bool HasSameLookups(PendingRequest other) => Lookups.SequenceEqual(other.Lookups);
+    public bool CanShareStatementWith(PendingRequest other) => Statement == other.Statement && Page is null;
+
+    public bool HasSameLookups(PendingRequest other) => Page is null ? Lookups.SequenceEqual(other.Lookups) : this == other;
 
     public void TrySetResults(IReadOnlyDictionary<Lookup, LookupResult> results) =>
         TrySetResult([.. _agentIds.Select(agentId => results[new(agentId, Caller)])]);

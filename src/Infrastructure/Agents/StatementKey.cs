@@ -11,6 +11,9 @@ internal enum StatementKind
     /// <summary>The agents.</summary>
     Agents,
 
+    /// <summary>A page of an organization's agents. No two pages share a statement.</summary>
+    Page,
+
     /// <summary>On a distributed database: the organizations that the caller is a member of, if these are few.</summary>
     Memberships,
 

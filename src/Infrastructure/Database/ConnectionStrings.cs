@@ -12,8 +12,8 @@ public static class ConnectionStrings
     /// <summary>The configuration key of the connection string.</summary>
     public const string Key = $"ConnectionStrings:{Name}";
 
-    // For the readiness check, and the probe that tells a slow statement from a slow database.
-    private const int OtherSessions = 2;
+    // For a page, the readiness check, and the probe that tells a slow statement from a slow database.
+    private const int OtherSessions = 3;
 
     // By default Npgsql looks for the Kerberos library with each new session. Container images don't have it, which costs an exception and
     // a line on stderr each time.

@@ -26,8 +26,8 @@ public static partial class DatabaseCheck
     // As in docs/database.md, without api_key, which a view need not have.
     private static readonly Relation[] s_relations =
     [
-        new("agents", [new("id", s_uuid), new("org_id", s_uuid), new("name", s_text, IsRead: false), new("org_account_id", s_uuid), new("deleted_at", s_instant)]),
-        new("agent_keys", [new("id", s_uuid), new("org_id", s_uuid, Hint: HowToAddOrganization), new("agent_id", s_uuid), .. s_accountColumns]),
+        new("agents", [new("id", s_uuid), new("org_id", s_uuid), new("name", s_text), new("org_account_id", s_uuid), new("deleted_at", s_instant)]),
+        new("agent_keys", [new("id", s_uuid), new("org_id", s_uuid, HowToAddOrganization), new("agent_id", s_uuid), .. s_accountColumns]),
         new("org_accounts", [new("id", s_uuid), new("org_id", s_uuid), .. s_accountColumns]),
         new("org_members", [new("org_id", s_uuid), new("subject", s_text)]),
     ];
@@ -173,7 +173,7 @@ public static partial class DatabaseCheck
         }
 
         var unreadable = s_relations
-            .SelectMany(relation => relation.Columns.Where(column => column.IsRead).Select(column => (Relation: relation.Name, Column: column.Name)))
+            .SelectMany(relation => relation.Columns.Select(column => (Relation: relation.Name, Column: column.Name)))
             .Where(needed => stored[needed.Relation].Any(column => column.Name == needed.Column && !column.IsReadable))
             .Select(needed => $"{needed.Relation}.{needed.Column}")
             .ToList();
@@ -357,7 +357,7 @@ public static partial class DatabaseCheck
         };
     }
 
-    private sealed record Column(string Name, string[] Types, bool IsRead = true, string? Hint = null);
+    private sealed record Column(string Name, string[] Types, string? Hint = null);
 
     private sealed record StoredColumn(string Relation, string Kind, string? Name, string? Type, bool IsReadable, bool IsHidden);
 }

@@ -67,6 +67,8 @@ internal sealed class TestService : IAsyncDisposable
     public Task<Answer> PostAccountsAsync(string body, string? token, string query = "") =>
         SendAsync("POST", $"{AccountsPath}{query}", token, request => request.Content = new StringContent(body, Encoding.UTF8, "application/json"));
 
+    public Task<Answer> ListAccountsAsync(string? token, string query = "") => SendAsync("GET", $"{AccountsPath}{query}", token);
+
     public const string AccountsPath = "/api/v1/calcom/agents/accounts";
 
     public static string AccountPath(string agentId) => $"/api/v1/calcom/agents/{agentId}/account";

@@ -7,6 +7,7 @@ create index org_members_subject_org_id on calcom.org_members (subject, org_id);
 create unique index org_accounts_org_id_id_key on calcom.org_accounts (org_id, id);
 create unique index agents_org_id_id_key on calcom.agents (org_id, id);
 create index agents_id on calcom.agents (id);
+create index agents_org_id_id_not_deleted on calcom.agents (org_id, id) where deleted_at is null;
 create unique index agent_keys_org_id_id_key on calcom.agent_keys (org_id, id);
 create unique index agent_keys_connected on calcom.agent_keys (org_id, agent_id)
     where has_api_key and (left(status, 2048) collate "C" !~* '^[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*(inactive|not_connected)[\t\n\v\f\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$') is not false;
