@@ -43,7 +43,7 @@ internal sealed class ListAgentAccountsValidator : AbstractValidator<ListAgentAc
 
     private static readonly Dictionary<string, (Func<string, bool> IsValid, string Meaning)> s_parameters = new(StringComparer.OrdinalIgnoreCase)
     {
-        ["limit"] = (text => int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var limit) && limit is >= 1 and <= ListAgentAccounts.MaxLimit, $"a number from 1 to {ListAgentAccounts.MaxLimit}"),
+        ["limit"] = (text => text is [>= '1' and <= '9', ..] and { Length: <= 3 } && text.All(char.IsAsciiDigit) && int.Parse(text, CultureInfo.InvariantCulture) <= ListAgentAccounts.MaxLimit, $"a number from 1 to {ListAgentAccounts.MaxLimit}"),
         ["after"] = (Uuid.IsValid, "a UUID"),
         ["connected"] = (text => text is "true" or "false", "true or false"),
         ["type"] = (text => AgentAccountFilter.Types.Contains(text), string.Join(", ", AgentAccountFilter.Types)),

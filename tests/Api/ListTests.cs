@@ -53,8 +53,13 @@ public sealed class ListTests(ServiceFixture fixture) : IClassFixture<ServiceFix
                 var agent = await fixture.Views.AddAgentAsync(_org, link);
                 await fixture.Views.AddKeyAsync(agent, new() { Status = status, ApiKey = hasApiKey ? "cal_secret" : null });
 
-                // Older, so that it counts only where the first does not.
-                await fixture.Views.AddKeyAsync(agent, new() { Status = "inactive", CreatedAt = DateTime.UnixEpoch });
+                // Older, so that it counts only where the first does not; and of the same time, so that the greater id counts.
+                var other = new StoredAccount();
+                await fixture.Views.AddKeyAsync(agent, link is null ? other with { CreatedAt = DateTime.UnixEpoch } : other with { Status = "inactive", CreatedAt = DateTime.UnixEpoch });
+                if (link == links[1])
+                {
+                    await fixture.Views.AddKeyAsync(agent, new());
+                }
             }
         }
 
@@ -147,6 +152,7 @@ public sealed class ListTests(ServiceFixture fixture) : IClassFixture<ServiceFix
         var account = await fixture.Tables.AddOrgAccountAsync(_org, new());
         var stays = (await fixture.Tables.QueryAsync<Guid>("select id from calcom.agents where org_id = @_org and name = 'stays'", new { _org })).ToHashSet();
         using var ended = new CancellationTokenSource();
+        var changes = 0;
         var changing = Task.Run(async () =>
         {
             while (!ended.IsCancellationRequested)
@@ -160,12 +166,23 @@ public sealed class ListTests(ServiceFixture fixture) : IClassFixture<ServiceFix
                         where id in (select id from calcom.agents where org_id = @_org and name = 'stays' order by random() limit 20)
                     """,
                     new { _org, account });
+                changes++;
             }
         });
 
-        var seen = (await WalkAsync(fixture.Service, Token, "&limit=100")).ConvertAll(agent => agent.Id);
-        await ended.CancelAsync();
-        await changing;
+        List<Guid> seen;
+        try
+        {
+            await Eventually.HoldsAsync(() => Task.FromResult(changes > 0), TimeSpan.FromSeconds(10));
+            seen = (await WalkAsync(fixture.Service, Token, "&limit=100")).ConvertAll(agent => agent.Id);
+        }
+        finally
+        {
+            await ended.CancelAsync();
+            await changing;
+        }
+
+        Assert.True(changes > 1);
 
         Assert.Equal(seen.Order(), seen);
         Assert.Equal(seen.Count, seen.Distinct().Count());
@@ -178,6 +195,8 @@ public sealed class ListTests(ServiceFixture fixture) : IClassFixture<ServiceFix
     [InlineData("limit=-1", "limit")]
     [InlineData("limit=%2B5", "limit")]
     [InlineData("limit=1.5", "limit")]
+    [InlineData("limit=05", "limit")]
+    [InlineData("limit=5%00", "limit")]
     [InlineData("limit=99999999999", "limit")]
     [InlineData("limit=", "limit")]
     [InlineData("limit=5&limit=5", "limit")]

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Text.Json;
 using CalcomAccounts.Application;
 using CalcomAccounts.Infrastructure.Agents;
@@ -53,16 +52,21 @@ public sealed class PlanTests(ServiceFixture fixture) : IClassFixture<ServiceFix
 
         // A page of the large organization, of whose agents nine in ten are deleted, and one of a small one.
         await database.ExecuteAsync($"update calcom.agents set deleted_at = now() where org_id = {Id(2, "0")} and ('x' || right(id::text, 7))::bit(28)::int % 10 <> 0; analyze calcom.agents");
-        foreach (var (org, after) in new (string, Guid?)[] { ("0", null), ("0", Guid.Parse("00000003-0000-0000-0000-00000000000a")), ("9999", null) })
+        await connection.ExecuteAsync($"prepare page (uuid, text, uuid, uuid, bigint) as {AgentReader.PageSql}");
+        foreach (var (org, after) in new[] { ("0", "0"), ("0", "10"), ("0", $"{agents / 10}"), ("9999", "0") })
         {
             foreach (var planned in new[] { "force_custom_plan", "force_generic_plan" })
             {
-                await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
-                var plan = await connection.ExecuteScalarAsync<string>(
-                    $"explain (analyze, format json) {AgentReader.PageSql}",
-                    AgentReader.Parameters.ForPageSql(Guid.Parse($"00000002-0000-0000-0000-{int.Parse(org, CultureInfo.InvariantCulture):x12}"), subject: null, after, ListAgentAccounts.MaxAgents + 1));
-                using var document = JsonDocument.Parse(plan!);
-                Assert.All(Scans(document.RootElement), scan => Assert.True(scan.Rows <= (agents > SmallTable ? ListAgentAccounts.MaxAgents + 2 : SmallTable * SmallTable), $"{agents} agents, page, {planned}: {scan}\n{plan}"));
+                foreach (var subject in new[] { "null", "'user0'" })
+                {
+                    await connection.ExecuteAsync($"set plan_cache_mode = {planned}");
+                    var plan = await connection.ExecuteScalarAsync<string>(
+                        $"explain (analyze, format json) execute page ({Id(2, org)}, {subject}, {Id(3, after)}, {Id(3, after)}, {ListAgentAccounts.MaxAgents + 1})");
+                    using var document = JsonDocument.Parse(plan!);
+
+                    // The agent that is left out is read, too.
+                    Assert.All(Scans(document.RootElement), scan => Assert.True(scan.Rows <= (agents > SmallTable ? ListAgentAccounts.MaxAgents + 2 : SmallTable * SmallTable), $"{agents} agents, page, {planned}: {scan}\n{plan}"));
+                }
             }
         }
 

@@ -76,8 +76,9 @@ public sealed class ExampleTests(SampleDataFixture setup) : IClassFixture<Sample
         var lines = Docs.Block("docs/operations.md", "sh", "agents connected=false");
 
         Assert.Equal(
-            "a0000000-0000-4000-8000-000000000003 Neither\na0000000-0000-4000-8000-000000000002 Linked\n",
+            "a0000000-0000-4000-8000-000000000003 \"Neither\"\na0000000-0000-4000-8000-000000000002 \"Linked\"\n",
             await Shell.RunAsync($"URL={setup.Service.Url} TOKEN={Tokens.OfOrganization(SampleData.OrgId)}\n{lines}"));
+        Assert.Equal("incomplete\n", await Shell.RunAsync($"URL={setup.Service.Url} TOKEN=none\n{lines.Split("\n\n")[0]}\nagents connected=false || echo incomplete"));
     }
 
     private Task<Answer> SendAsync(string method, string path, string? token, string? body, string type) => setup.Service.SendAsync(

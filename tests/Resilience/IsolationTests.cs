@@ -78,6 +78,23 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     public Task PagesThatTimeOut_LeaveOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(16, _ => KeepAliveConnection.Get($"{TestService.AccountsPath}?connected=false", setup.Hostile), s_durationWithTimeouts);
 
+    // Several of a caller's pages at once: those that wait when one times out must not wait for ever.
+    [Fact]
+    public async Task PagesThatTimeOutTogether_AllEndWithTheStatementTimeout()
+    {
+        var statuses = await Task.WhenAll(Enumerable.Range(0, 2).Select(async _ =>
+        {
+            using var connection = await KeepAliveConnection.OpenAsync(setup.Url);
+            var started = Stopwatch.GetTimestamp();
+            var status = await connection.SendAsync(KeepAliveConnection.Get($"{TestService.AccountsPath}?connected=true", setup.Slow), CancellationToken.None);
+            return (status, Stopwatch.GetElapsedTime(started).TotalSeconds < 1.9);
+        }));
+
+        Assert.All(statuses, status => Assert.Equal((500, true), status));
+        using var other = await KeepAliveConnection.OpenAsync(setup.Url);
+        Assert.Equal(200, await other.SendAsync(KeepAliveConnection.Get(TestService.AccountsPath, setup.ManyAgents), CancellationToken.None));
+    }
+
     [Fact]
     public Task FloodOfReadinessProbes_LeavesOthersTheirShare() =>
         AssertOthersKeepTheirShareAsync(500, _ => KeepAliveConnection.Get("/health/ready", token: null));
@@ -135,6 +152,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
     {
         private const int Connections = 16;
         private static readonly Guid s_manyAgents = Guid.NewGuid();
+        private static readonly Guid s_slow = Guid.NewGuid();
         private readonly Guid _organization = Guid.NewGuid();
         private readonly Guid _hostileOrganization = Guid.NewGuid();
         private PostgresServer _server = null!;
@@ -152,6 +170,9 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
 
         /// <summary>An organization with more agents than a page looks at.</summary>
         internal string ManyAgents { get; } = Tokens.OfOrganization(s_manyAgents);
+
+        /// <summary>An organization of whose agents each makes a statement time out.</summary>
+        internal string Slow { get; } = Tokens.OfOrganization(s_slow);
 
         internal IReadOnlyList<Guid> HostileAgents { get; private set; } = null!;
 
@@ -176,6 +197,7 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
             SlowAgents = await AddAgentsAsync(database, _hostileOrganization, "slow", 2000);
             FailingAgents = await AddAgentsAsync(database, _hostileOrganization, "failing", 100);
             await AddAgentsAsync(database, s_manyAgents, "one of many", 2000);
+            await AddAgentsAsync(database, s_slow, "slow", 1);
             AgentsOfLongValues = await AddAgentsAsync(database, _hostileOrganization, "long", 10);
             AgentOfManyKeys = (await AddAgentsAsync(database, _hostileOrganization, "many", 1))[0];
             for (var i = 0; i < 4; i++)

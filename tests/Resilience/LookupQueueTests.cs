@@ -337,8 +337,6 @@ public sealed class LookupQueueTests
 
         Assert.True(_quarantine.Contains(page));
         Assert.False(_quarantine.Contains(other) || _quarantine.Contains(lookup) || _quarantine.ContainsCaller(new(caller)));
-        _quarantine.Release(page, new Dictionary<Lookup, LookupResult>());
-        Assert.False(_quarantine.Contains(page));
     }
 
     [Fact]

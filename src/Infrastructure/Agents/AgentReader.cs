@@ -71,7 +71,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         select agent.id as agent_id, left(agent.name, 2048) as agent_name, agent.org_account_id as linked_account_id, account.is_linked, account.id,
                account.account_name as name, account.has_api_key is true as has_api_key, account.api_base_url, account.status, account.created_at
         from (
-            select id, name, org_account_id
+            select distinct on (id) id, name, org_account_id -- a view may return an agent twice
             from calcom.agents
             where org_id = $1
               and id >= $3

@@ -17,6 +17,9 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// too.
 /// </para>
 /// <para>
+/// Pages of an organization's agents have a queue and a slot of their own, and a caller's pages are quarantined apart from its lookups.
+/// </para>
+/// <para>
 /// On a distributed database a batch reads one organization, so that it depends on one server alone. A batch that takes longer than usual
 /// leaves its slot to the next one, because a server that hangs would otherwise hold up the organizations of all others
 /// (<c>docs/adr/0018-distributed-lookups.md</c>).
@@ -34,8 +37,8 @@ internal sealed class BatchingAgentReader : IAgentReader
 
     private static readonly TimeSpan s_minOverdueTime = TimeSpan.FromMilliseconds(20);
 
-    // A page reads many times as many rows.
-    private static readonly TimeSpan s_pageTimeout = TimeSpan.FromMilliseconds(400);
+    // A page reads many times as many rows as a lookup.
+    private static readonly TimeSpan s_pageTimeout = TimeSpan.FromMilliseconds(200);
 
     // Includes the time to connect.
     private static readonly TimeSpan s_probeTimeout = TimeSpan.FromMilliseconds(500);
@@ -65,6 +68,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     private int _sharedInFlight;
     private int _isolatedInFlight;
     private bool _isPageInFlight;
+    private bool _isPagesTurn;
 
     // Those that have left their slots, the longest first.
     private readonly List<Batch> _overdue = [];
@@ -79,7 +83,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     {
         (_reader, _options) = (reader, options);
         _queue = new(options.MaxQueuedLookups, options.MaxConcurrentStatements, _quarantine, TimeProvider.System);
-        _pages = new(options.MaxQueuedLookups, maxStatements: 1, _quarantine, TimeProvider.System);
+        _pages = new(options.MaxQueuedLookups, maxStatements: 1, _quarantine, TimeProvider.System, isOfPages: true);
     }
 
     /// <inheritdoc/>
@@ -169,7 +173,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
-            evicted = (pending.Page is null || _quarantine.Contains(pending) ? _queue : _pages).Add(pending);
+            evicted = (pending.Page is null ? _queue : _pages).Add(pending);
         }
 
         StartIdleSlots();
@@ -215,7 +219,7 @@ internal sealed class BatchingAgentReader : IAgentReader
                 return Slot.Shared;
             }
 
-            if (_isolatedInFlight < _options.MaxIsolatedStatements && (_queue.HasIsolated || _isolatedRetries.Count > 0))
+            if (_isolatedInFlight < _options.MaxIsolatedStatements && (_queue.HasIsolated || _pages.HasIsolated || _isolatedRetries.Count > 0))
             {
                 _isolatedInFlight++;
                 return Slot.Isolated;
@@ -281,7 +285,7 @@ internal sealed class BatchingAgentReader : IAgentReader
                 _queue.EndRetry(retry[0].CallerKey);
             }
 
-            var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : _queue.TakeIsolated(MaxBatch);
+            var requests = slot is Slot.Shared ? _queue.TakeShared(MaxBatch) : TakeIsolated();
             if (requests is not [])
             {
                 return new(requests, slot, isRetry: false);
@@ -291,6 +295,14 @@ internal sealed class BatchingAgentReader : IAgentReader
             _isolatedInFlight -= slot is Slot.Isolated ? 1 : 0;
             return null;
         }
+    }
+
+    // Lookups and pages in turn.
+    private List<PendingRequest> TakeIsolated()
+    {
+        _isPagesTurn = !_isPagesTurn;
+        var requests = (_isPagesTurn ? _pages : _queue).TakeIsolated(MaxBatch);
+        return requests is not [] ? requests : (_isPagesTurn ? _queue : _pages).TakeIsolated(MaxBatch);
     }
 
     private async Task RunBatchAsync(Batch batch)
@@ -491,6 +503,11 @@ internal sealed class BatchingAgentReader : IAgentReader
                 _averageDuration = (_averageDuration * 0.9) + (Stopwatch.GetElapsedTime(batch.Started) * 0.1);
             }
 
+            if (batch.Statement.Kind is StatementKind.Page && Stopwatch.GetElapsedTime(batch.Started) >= s_pageTimeout)
+            {
+                _quarantine.Add(batch.Requests[0]);
+            }
+
             batch.Requests.ForEach(request => _quarantine.Release(request, results));
         }
 
@@ -516,7 +533,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             }
             else
             {
-                _queue.EndIsolated(batch.Requests[0].CallerKey);
+                batch.Requests[0].Queue!.EndIsolated(batch.Requests[0].CallerKey);
             }
         }
 
@@ -539,7 +556,7 @@ internal sealed class BatchingAgentReader : IAgentReader
                 if (batch.HasTimedOut)
                 {
                     // They run again in the isolated slot, where they may take longer.
-                    waiting.ForEach(_queue.Requeue);
+                    waiting.ForEach(request => request.Queue!.Requeue(request));
                 }
                 else
                 {

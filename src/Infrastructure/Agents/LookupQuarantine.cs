@@ -61,17 +61,11 @@ internal sealed class LookupQuarantine(TimeProvider clock)
     }
 
     /// <summary>
-    /// Releases the lookups of a request that was answered. An agent that this caller can't see stays quarantined, because its
+    /// Releases the lookups of a request that was answered; pages stay until their time is over. An agent that this caller can't see stays quarantined, because its
     /// accounts were not read.
     /// </summary>
     public void Release(PendingRequest request, IReadOnlyDictionary<Lookup, LookupResult> results)
     {
-        if (request.Page is not null)
-        {
-            _pages.Remove(request.CallerKey);
-            return;
-        }
-
         if (_agents.Count + _lookups.Count is 0)
         {
             return;

@@ -6,9 +6,9 @@ namespace CalcomAccounts.Infrastructure.Agents;
 /// The bounded queue of lookups, served by deficit round robin over callers: each caller gets the same number of lookups a turn, however
 /// many requests or connections it has. While other callers are active, a caller with many lookups in flight is skipped. Requests for the
 /// isolated slot (see <see cref="BatchingAgentReader"/>) wait in a list of their own. A batch has one statement key: that of the caller whose
-/// turn it is. The reasons are in <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
+/// turn it is. Pages of an organization's agents wait in a queue of their own. The reasons are in <c>docs/adr/0003-request-batching.md</c>. Not thread-safe.
 /// </summary>
-internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuarantine quarantine, TimeProvider clock)
+internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuarantine quarantine, TimeProvider clock, bool isOfPages = false)
 {
     // How many lookups a caller gets a turn; a batch has room for the turns of several callers.
     private const int Quantum = 16;
@@ -56,7 +56,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         while (_count > 0 && _count + request.Count > maxLookups)
         {
             var heaviest = _callers.Values.MaxBy(other => other.Count)!;
-            if (heaviest == caller || heaviest.Count <= caller.Count + 1)
+            if (heaviest == caller || heaviest.Count <= caller.Count + (isOfPages ? request.Count : 1))
             {
                 if (evicted is not [])
                 {
@@ -260,7 +260,7 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
         caller.InFlight >= MaxInFlightPerStatement * Math.Max(1, maxStatements / 2)
         && (_shared.Count > 1 || clock.GetElapsedTime((_lastServed.Key == caller.Key ? _lastServedBefore : _lastServed).Time) < s_activeWindow);
 
-    private bool IsIsolated(WaitingCaller caller) => caller.Retries > 0 || quarantine.ContainsCaller(caller.Key);
+    private bool IsIsolated(WaitingCaller caller) => caller.Retries > 0 || (!isOfPages && quarantine.ContainsCaller(caller.Key));
 
     private void Append(WaitingCaller caller, PendingRequest request)
     {
