@@ -104,6 +104,41 @@ public sealed class ListTests(ServiceFixture fixture) : IClassFixture<ServiceFix
         }
     }
 
+    // What the constraints of our own tables allow.
+    [Fact]
+    public async Task OwnTables_EveryKeyStateAndLink_IsListedAsTheOperationAnswers()
+    {
+        await fixture.Tables.AddMemberAsync(_org, $"member of {_org}");
+        var links = new List<Guid?> { null };
+        foreach (var (hasApiKey, status, _, _) in AccountStates.All)
+        {
+            links.Add(await fixture.Tables.AddOrgAccountAsync(_org, new() { Status = status, ApiKey = hasApiKey ? "cal_secret" : null }));
+        }
+
+        foreach (var link in links)
+        {
+            foreach (var (hasApiKey, status, _, _) in AccountStates.All)
+            {
+                var agent = await fixture.Tables.AddAgentAsync(_org, link);
+                await fixture.Tables.AddKeyAsync(agent, new() { Status = status, ApiKey = hasApiKey ? "cal_secret" : null });
+                await fixture.Tables.AddKeyAsync(agent, new() { Status = "inactive", CreatedAt = DateTime.UnixEpoch });
+            }
+        }
+
+        foreach (var service in new[] { fixture.Service, fixture.DistributedService })
+        {
+            foreach (var (token, query) in new[] { (Token, ""), (Tokens.OfSubject($"member of {_org}"), $"&org_id={_org}") })
+            {
+                var all = await WalkAsync(service, token, query);
+                Assert.Equal(links.Count * AccountStates.All.Length, all.Count);
+                foreach (var agent in all)
+                {
+                    Assert.Equal((await service.GetAccountAsync(agent.Id, token)).Json.GetProperty("data").GetRawText(), agent.Account.GetRawText());
+                }
+            }
+        }
+    }
+
     [Fact]
     public async Task FilterThatRejectsThousandsOfAgents_LooksAtAThousandARequest()
     {
