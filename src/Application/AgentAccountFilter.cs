@@ -5,7 +5,7 @@ namespace CalcomAccounts.Application;
 /// <summary>Which agents of a list are asked for, by the account that they use. What is null lets all pass.</summary>
 /// <param name="Connected">Whether they use any.</param>
 /// <param name="Type">As in responses.</param>
-/// <param name="Status">Compared as <see cref="CalcomAccount.IsDisconnected"/> compares: trimmed, in any letter case.</param>
+/// <param name="Status">In the form of <see cref="CalcomAccount.Comparable"/>.</param>
 /// <param name="AccountId">The account's id.</param>
 internal sealed record AgentAccountFilter(bool? Connected, string? Type, string? Status, Guid? AccountId)
 {
@@ -16,12 +16,12 @@ internal sealed record AgentAccountFilter(bool? Connected, string? Type, string?
     public static AgentAccountFilter Of(ListAgentAccounts query) => new(
         query["connected"] is { } connected ? connected is "true" : null,
         query["type"],
-        query["status"]?.Trim().ToUpperInvariant(),
+        CalcomAccount.Comparable(query["status"]),
         query["calcom_account_id"] is { } accountId ? Uuid.Parse(accountId) : null);
 
     public bool Matches(AgentAccount agent) => agent.Decision.Effective is var account
         && (Connected is null || Connected == account.Type is not AccountType.None)
         && (Type is null || Type == WireNames.Of(account.Type))
-        && (Status is null || Status == account.Status?.Trim().ToUpperInvariant())
+        && (Status is null || Status == CalcomAccount.Comparable(account.Status))
         && (AccountId is null || AccountId == account.Id);
 }

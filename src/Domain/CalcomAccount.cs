@@ -13,5 +13,8 @@ public sealed record CalcomAccount(
     /// <summary>
     /// Whether the account was disconnected. Any other status, <c>error</c> or unknown ones included, leaves it connected.
     /// </summary>
-    public bool IsDisconnected => Status?.Trim().ToUpperInvariant() is "INACTIVE" or "NOT_CONNECTED";
+    public bool IsDisconnected => Comparable(Status) is "INACTIVE" or "NOT_CONNECTED";
+
+    /// <summary>A status in the form in which statuses are compared: trimmed, in any letter case. Null stays null.</summary>
+    public static string? Comparable(string? status) => status?.Trim().ToUpperInvariant();
 }

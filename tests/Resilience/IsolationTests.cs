@@ -209,13 +209,8 @@ public sealed class IsolationTests(IsolationTests.Setup setup) : IClassFixture<I
                 insert into calcom.agent_keys (org_id, agent_id, status) select '{_hostileOrganization}', '{AgentOfManyKeys}', 'inactive' from generate_series(1, 10000);
                 alter table calcom.agent_keys drop constraint if exists agent_keys_account_name_length;
                 update calcom.agent_keys set account_name = repeat('x', 10000000) where agent_id in (select id from calcom.agents where name = 'long');
-                alter table calcom.agents rename to agents_table;
-                create view calcom.agents as
-                    select id, org_id, name, org_account_id, deleted_at from calcom.agents_table
-                    where case name when 'slow' then length(pg_sleep(30)::text) = 0 when 'failing' then 1 / (length(name) - 7) = 1 else true end;
-                grant select on calcom.agents to calcom_reader;
-                analyze
                 """);
+            await database.HeedNamesOfAgentsAsync();
 
             _process = ServiceProcess.Start([ProcessSettings.AnyPort], new(ProcessSettings.Complete(database))
             {

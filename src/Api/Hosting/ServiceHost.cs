@@ -81,13 +81,13 @@ internal static class ServiceHost
         }
 
         var options = CalcomAccountsOptions.Read(builder.Configuration);
-        var lookupLimits = builder.AddLimits(options);
+        var lookupOptions = builder.AddLimits(options);
 
         // All it ever logs is the stack trace of a failed start; Main says why in one line.
         builder.Logging.AddFilter("Microsoft.Extensions.Hosting.Internal.Host", LogLevel.None);
 
         builder.Services.AddApplication();
-        builder.Services.AddInfrastructure(connectionString, lookupLimits);
+        builder.Services.AddInfrastructure(connectionString, lookupOptions);
         builder.Services.AddJwtAuthentication(builder.Configuration, options);
         builder.Services.AddRequestLogging();
         builder.Services.AddErrorHandling();

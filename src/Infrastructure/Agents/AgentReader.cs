@@ -122,11 +122,11 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         switch (key)
         {
             case { Kind: StatementKind.Memberships }:
-                var memberships = await ReadOrganizationsAsync(MembershipsSql, Parameters.ForMembershipsSql(subjects), onConnected, cancellationToken);
+                var memberships = await QueryAsync<OrganizationRow>(MembershipsSql, Parameters.ForMembershipsSql(subjects), onConnected, cancellationToken);
                 var ofSubject = memberships.ToLookup(row => row.Subject, row => row.OrgId);
                 return [.. lookups.Select(lookup => new LookupResult(Agent: null, [.. ofSubject[lookup.Caller.Subject!].Order()]))];
             case { Kind: StatementKind.AgentOrganization }:
-                var agents = await ReadOrganizationsAsync(AgentOrganizationSql, Parameters.ForAgentOrganizationSql(agentIds, subjects), onConnected, cancellationToken);
+                var agents = await QueryAsync<OrganizationRow>(AgentOrganizationSql, Parameters.ForAgentOrganizationSql(agentIds, subjects), onConnected, cancellationToken);
                 var ofAgent = agents.ToLookup(row => (row.Subject, row.AgentId), row => row.OrgId);
                 return [.. lookups.Select(lookup => new LookupResult(Agent: null, [.. ofAgent[(lookup.Caller.Subject!, lookup.AgentId)].Order()]))];
             case { OrgId: { } orgId }:
@@ -148,15 +148,8 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         Page page, Caller caller, CancellationToken cancellationToken, Action? onConnected = null)
     {
         var parameters = Parameters.ForPageSql(caller.OrgId!.Value, caller.Subject, page.After, page.Count);
-        var rows = await QueryAsync<PageRow>(new(PageSql, parameters, cancellationToken: cancellationToken), onConnected);
-        try
-        {
-            return [.. rows.GroupBy(row => row.AgentId).Select(agent => new ListedAgent(agent.Key, agent.First().AgentName ?? "", ToAgent(agent)))];
-        }
-        catch (InvalidOperationException exception)
-        {
-            throw DatabaseException.From(exception);
-        }
+        var rows = await QueryAsync<PageRow>(PageSql, parameters, onConnected, cancellationToken);
+        return [.. rows.GroupBy(row => row.AgentId).Select(agent => new ListedAgent(agent.Key, agent.First().AgentName ?? "", ToAgent(agent)))];
     }
 
     /// <summary>Sends the same statement as a lookup, with an organization that does not exist.</summary>
@@ -230,16 +223,25 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
     private async Task<LookupResult[]> ReadAgentsAsync(
         string sql, Parameters parameters, int count, Action? onConnected, CancellationToken cancellationToken)
     {
-        var rows = await QueryAsync<Row>(new(sql, parameters, cancellationToken: cancellationToken), onConnected);
+        var rows = await QueryAsync<Row>(sql, parameters, onConnected, cancellationToken);
+        var results = new LookupResult[count];
+        foreach (var agent in rows.GroupBy(row => row.Position))
+        {
+            results[agent.Key - 1] = new(ToAgent(agent));
+        }
+
+        return results;
+    }
+
+    /// <exception cref="DatabaseException">The rows contradict each other.</exception>
+    private static Agent ToAgent(IEnumerable<AccountRow> rows)
+    {
         try
         {
-            var results = new LookupResult[count];
-            foreach (var agent in rows.GroupBy(row => row.Position))
-            {
-                results[agent.Key - 1] = new(ToAgent(agent));
-            }
-
-            return results;
+            return new(
+                [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
+                rows.First().LinkedAccountId,
+                rows.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault());
         }
         catch (InvalidOperationException exception)
         {
@@ -247,17 +249,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         }
     }
 
-    private static Agent ToAgent(IEnumerable<AccountRow> rows) => new(
-        [.. rows.Where(row => row.IsLinked is false).Select(row => row.ToAccount())],
-        rows.First().LinkedAccountId,
-        rows.Where(row => row.IsLinked is true).Select(row => row.ToAccount()).Distinct().SingleOrDefault());
-
-    private Task<List<OrganizationRow>> ReadOrganizationsAsync(
-        string sql, Parameters parameters, Action? onConnected, CancellationToken cancellationToken) =>
-        QueryAsync<OrganizationRow>(new(sql, parameters, cancellationToken: cancellationToken), onConnected);
-
-    private async Task<List<T>> QueryAsync<T>(CommandDefinition command, Action? onConnected)
+    private async Task<List<T>> QueryAsync<T>(string sql, Parameters parameters, Action? onConnected, CancellationToken cancellationToken)
     {
+        var command = new CommandDefinition(sql, parameters, cancellationToken: cancellationToken);
         for (var attempt = 1; ; attempt++)
         {
             try
@@ -325,7 +319,7 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
 
         public static Parameters ForDistributedSql(Guid[] agentIds, string?[] subjects, Guid? orgId) => new(() =>
         [
-            Of(agentIds), Of(subjects), orgId is { } id ? Of(id) : new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Uuid, Value = DBNull.Value },
+            Of(agentIds), Of(subjects), OfNullable(NpgsqlDbType.Uuid, orgId),
         ]);
 
         public static Parameters ForMembershipsSql(string?[] subjects) => new(() => [Of(subjects)]);
@@ -335,9 +329,9 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
         public static Parameters ForPageSql(Guid orgId, string? subject, Guid? after, int count) => new(() =>
         [
             Of(orgId),
-            new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Text, Value = (object?)subject ?? DBNull.Value },
+            OfNullable(NpgsqlDbType.Text, subject),
             Of(after ?? Guid.Empty),
-            new NpgsqlParameter { NpgsqlDbType = NpgsqlDbType.Uuid, Value = (object?)after ?? DBNull.Value },
+            OfNullable(NpgsqlDbType.Uuid, after),
             Of((long)count),
         ]);
 
@@ -345,6 +339,8 @@ internal sealed class AgentReader(NpgsqlDataSource dataSource, bool isDistribute
             Array.ForEach(_create(), parameter => command.Parameters.Add(parameter));
 
         private static NpgsqlParameter<T> Of<T>(T value) => new() { TypedValue = value };
+
+        private static NpgsqlParameter OfNullable(NpgsqlDbType type, object? value) => new() { NpgsqlDbType = type, Value = value ?? DBNull.Value };
     }
 
     // AgentId is of AgentOrganizationSql alone.

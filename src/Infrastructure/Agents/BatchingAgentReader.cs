@@ -94,8 +94,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             throw new ArgumentException("The caller has neither an organization nor a subject.", nameof(caller));
         }
 
-        // PostgreSQL can't store a NUL character, so such a subject is a member of nothing.
-        if (caller.Subject?.Contains('\0') is true)
+        if (IsMemberOfNothing(caller))
         {
             return new Agent?[agentIds.Count];
         }
@@ -112,7 +111,7 @@ internal sealed class BatchingAgentReader : IAgentReader
     /// <inheritdoc/>
     public async Task<IReadOnlyList<ListedAgent>> ListAsync(Caller caller, Guid? after, int count, CancellationToken cancellationToken)
     {
-        if (caller.Subject?.Contains('\0') is true)
+        if (IsMemberOfNothing(caller))
         {
             return [];
         }
@@ -164,6 +163,11 @@ internal sealed class BatchingAgentReader : IAgentReader
         return [.. agentIds.Select(agents.GetValueOrDefault)];
     }
 
+    // PostgreSQL can't store a NUL character.
+    private static bool IsMemberOfNothing(Caller caller) => caller.Subject?.Contains('\0') is true;
+
+    private LookupQueue QueueOf(PendingRequest request) => request.Page is null ? _queue : _pages;
+
     private Task<IReadOnlyList<LookupResult>> LookUpAsync(
         IReadOnlyList<Guid> agentIds, Caller caller, StatementKey key, CancellationToken cancellationToken) =>
         WaitInQueueAsync(new(agentIds, caller, key), cancellationToken);
@@ -173,7 +177,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         IReadOnlyList<PendingRequest> evicted;
         lock (_lock)
         {
-            evicted = (pending.Page is null ? _queue : _pages).Add(pending);
+            evicted = QueueOf(pending).Add(pending);
         }
 
         StartIdleSlots();
@@ -349,15 +353,14 @@ internal sealed class BatchingAgentReader : IAgentReader
             : null;
         try
         {
-            if (batch.Requests[0].Page is { } page)
+            void OnConnected() => batch.Connected.TrySetResult();
+            if (batch.Requests is [{ Page: { } page } request])
             {
-                var listed = await WaitAsync(_reader.ReadPageAsync(page, batch.Requests[0].Caller, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult()), batch);
-                batch.Requests.ForEach(request => request.Listed = listed);
+                request.Listed = await WaitAsync(_reader.ReadPageAsync(page, request.Caller, batch.Cancellation.Token, OnConnected), batch);
                 return new Dictionary<Lookup, LookupResult>();
             }
 
-            var reading = _reader.ReadAsync(batch.Lookups, batch.Statement, batch.Cancellation.Token, onConnected: () => batch.Connected.TrySetResult());
-            var results = await WaitAsync(reading, batch);
+            var results = await WaitAsync(_reader.ReadAsync(batch.Lookups, batch.Statement, batch.Cancellation.Token, OnConnected), batch);
             return batch.Lookups.Zip(results).ToDictionary(found => found.First, found => found.Second);
         }
         catch (Exception exception)
@@ -533,7 +536,7 @@ internal sealed class BatchingAgentReader : IAgentReader
             }
             else
             {
-                batch.Requests[0].Queue!.EndIsolated(batch.Requests[0].CallerKey);
+                QueueOf(batch.Requests[0]).EndIsolated(batch.Requests[0].CallerKey);
             }
         }
 
@@ -556,7 +559,7 @@ internal sealed class BatchingAgentReader : IAgentReader
                 if (batch.HasTimedOut)
                 {
                     // They run again in the isolated slot, where they may take longer.
-                    waiting.ForEach(request => request.Queue!.Requeue(request));
+                    waiting.ForEach(request => QueueOf(request).Requeue(request));
                 }
                 else
                 {
@@ -609,7 +612,7 @@ internal sealed class BatchingAgentReader : IAgentReader
         {
             if (pending.QueueNode.List is not null)
             {
-                pending.Queue!.Remove(pending);
+                QueueOf(pending).Remove(pending);
             }
             else if (pending.Batch is { } batch && batch.Requests.TrueForAll(other => other.Task.IsCanceled))
             {

@@ -61,8 +61,8 @@ internal sealed class LookupQuarantine(TimeProvider clock)
     }
 
     /// <summary>
-    /// Releases the lookups of a request that was answered; pages stay until their time is over. An agent that this caller can't see stays quarantined, because its
-    /// accounts were not read.
+    /// Releases the lookups of a request that was answered; pages stay until their time is over. An agent that this caller can't see stays
+    /// quarantined, because its accounts were not read.
     /// </summary>
     public void Release(PendingRequest request, IReadOnlyDictionary<Lookup, LookupResult> results)
     {

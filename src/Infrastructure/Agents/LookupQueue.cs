@@ -264,7 +264,6 @@ internal sealed class LookupQueue(int maxLookups, int maxStatements, LookupQuara
 
     private void Append(WaitingCaller caller, PendingRequest request)
     {
-        request.Queue = this;
         var isIsolated = IsIsolated(caller) || quarantine.Contains(request);
         (isIsolated ? caller.Isolated : caller.Shared).AddLast(request.QueueNode);
         caller.Count += request.Count;

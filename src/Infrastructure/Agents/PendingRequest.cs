@@ -47,9 +47,6 @@ internal sealed class PendingRequest : TaskCompletionSource<IReadOnlyList<Lookup
     /// <summary>How many lookups it counts as in its caller's share: duplicates count, because each is answered.</summary>
     public int Count => Page is null ? _agentIds.Count : 1 + (Page.Count / AgentsPerLookup);
 
-    /// <summary>Where it waits; null before that.</summary>
-    public LookupQueue? Queue { get; set; }
-
     /// <summary>Its place in <see cref="LookupQueue"/>; in no list while it isn't queued.</summary>
     public LinkedListNode<PendingRequest> QueueNode { get; }
 

@@ -168,6 +168,16 @@ internal sealed class TestDatabase
             : "insert into calcom.org_members values (@orgId, @subject)",
         new { orgId, subject });
 
+    /// <summary>From now on a statement that reads an agent named <c>slow</c> sleeps, and one that reads an agent named <c>failing</c> fails.</summary>
+    public Task HeedNamesOfAgentsAsync() => ExecuteAsync("""
+        alter table calcom.agents rename to agents_table;
+        create view calcom.agents as
+            select id, org_id, name, org_account_id, deleted_at from calcom.agents_table
+            where case name when 'slow' then length(pg_sleep(30)::text) = 0 when 'failing' then 1 / (length(name) - 7) = 1 else true end;
+        grant select on calcom.agents to calcom_reader;
+        analyze
+        """);
+
     /// <summary>Locks the table until the lock is disposed, so that statements on it wait.</summary>
     public async Task<IAsyncDisposable> LockAsync(string table)
     {
