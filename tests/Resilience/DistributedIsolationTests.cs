@@ -51,7 +51,8 @@ public sealed class DistributedIsolationTests(DistributedIsolationTests.Setup se
         var url = await process.WaitForUrlAsync();
         await MeasureAsync(url, setup.Others, s_duration);
         using var ended = new CancellationTokenSource();
-        var losing = MeasureAsync(url, setup.Lost, TimeSpan.FromMinutes(1), ended.Token);
+        var hasFailed = new TaskCompletionSource();
+        var losing = MeasureAsync(url, setup.Lost, TimeSpan.FromMinutes(1), () => hasFailed.TrySetResult(), ended.Token);
         var before = await MeasureAsync(url, setup.Others, s_duration);
 
         Measured after;
@@ -60,6 +61,9 @@ public sealed class DistributedIsolationTests(DistributedIsolationTests.Setup se
             after = await MeasureAsync(url, setup.Others, s_duration);
             using var connection = await KeepAliveConnection.OpenAsync(url);
             Assert.Equal(200, await connection.SendAsync(KeepAliveConnection.Get("/health/ready", token: null), CancellationToken.None));
+
+            // Otherwise those that still wait would be answered after all.
+            await hasFailed.Task.WaitAsync(TimeSpan.FromSeconds(10));
             await ended.CancelAsync();
         }
 
@@ -72,7 +76,7 @@ public sealed class DistributedIsolationTests(DistributedIsolationTests.Setup se
     }
 
     /// <summary>Asks for accounts from several connections, each as soon as it is answered.</summary>
-    private static async Task<Measured> MeasureAsync(string url, IReadOnlyList<byte[]> requests, TimeSpan duration, CancellationToken ended = default)
+    private static async Task<Measured> MeasureAsync(string url, IReadOnlyList<byte[]> requests, TimeSpan duration, Action? onFailed = null, CancellationToken ended = default)
     {
         var times = new ConcurrentBag<TimeSpan>();
         var failed = 0;
@@ -86,6 +90,7 @@ public sealed class DistributedIsolationTests(DistributedIsolationTests.Setup se
                 if (await connection.SendAsync(requests[i % requests.Count], CancellationToken.None) is not 200)
                 {
                     Interlocked.Increment(ref failed);
+                    onFailed?.Invoke();
                 }
 
                 times.Add(Stopwatch.GetElapsedTime(asked));
